@@ -1,0 +1,1 @@
+"""Data sets: facts and readers (`catalog`), the one builder, transforms, the input pipeline."""
