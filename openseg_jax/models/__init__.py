@@ -1,0 +1,1 @@
+"""Networks: shared layers, one architecture or paper a file, and `segmenter.build`."""
