@@ -177,7 +177,9 @@ class BatchNorm(nnx.Module):
     published checkpoints does. `nnx.view(model, use_running_average=True)` is evaluation.
     """
 
-    def __init__(self, features: int, *, norm: str = "bn", momentum: float = 0.1, eps: float = 1e-5):
+    def __init__(
+        self, features: int, *, norm: str = "bn", momentum: float = 0.1, eps: float = 1e-5
+    ):
         self.scale = nnx.Param(np.ones(features, np.float32))
         self.bias = nnx.Param(np.zeros(features, np.float32))
         self.mean = nnx.BatchStat(np.zeros(features, np.float32))
@@ -250,9 +252,7 @@ class ConvNormAct(nnx.Module):
         norm: str = "bn",
         rng: np.random.Generator,
     ):
-        self.conv = Conv(
-            in_features, out_features, kernel, dilation=dilation, bias=bias, rng=rng
-        )
+        self.conv = Conv(in_features, out_features, kernel, dilation=dilation, bias=bias, rng=rng)
         self.bn = BatchNorm(out_features, norm=norm)
         self.norm = norm
 

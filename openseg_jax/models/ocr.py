@@ -35,9 +35,7 @@ def gather_objects(region_logits: jax.Array, pixels: jax.Array) -> jax.Array:
 class ObjectAttention(nnx.Module):
     """Each pixel attends to the object representations: `(n, h, w, c)` context."""
 
-    def __init__(
-        self, channels: int, key_channels: int, *, norm: str, rng: np.random.Generator
-    ):
+    def __init__(self, channels: int, key_channels: int, *, norm: str, rng: np.random.Generator):
         def transform(*widths: int) -> Sequential:
             pairs = zip(widths, widths[1:], strict=False)
             return Sequential([ConvNormAct(a, b, norm=norm, rng=rng) for a, b in pairs])

@@ -1,0 +1,1 @@
+"""PyTorch weights: reading files, renaming, converting."""

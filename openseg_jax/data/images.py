@@ -1,0 +1,40 @@
+"""Decoding images and labels, with errors that name the file."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from openseg_jax.errors import UserError
+
+
+def decode_image(encoded: bytes, where: str) -> np.ndarray:
+    """JPEG or PNG bytes -> `(h, w, 3)` uint8 RGB. Grey images repeat, alpha is dropped.
+
+    An orientation noted in a JPEG (EXIF) is ignored, as labels lie on the stored pixels.
+    """
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = _decode(encoded, flags, where)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def decode_label(encoded: bytes, where: str) -> np.ndarray:
+    """PNG bytes of one channel -> `(h, w)` with the stored dtype."""
+    label = _decode(encoded, cv2.IMREAD_UNCHANGED, where)
+    return label[..., 0] if label.ndim == 3 and label.shape[-1] == 1 else label
+
+
+def encode_label(label: np.ndarray) -> bytes:
+    """`(h, w)` uint8 -> PNG bytes of one channel."""
+    return cv2.imencode(".png", label)[1].tobytes()
+
+
+def _decode(encoded: bytes, flags: int, where: str) -> np.ndarray:
+    data = np.frombuffer(encoded, np.uint8)
+    image = cv2.imdecode(data, flags) if len(data) else None
+    if image is None:
+        raise UserError(
+            f"{where}: cannot be read as an image ({len(data)} bytes). The file may be damaged "
+            "or incomplete; fetch it again or remove it from the list."
+        )
+    return image

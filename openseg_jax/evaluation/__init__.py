@@ -1,0 +1,1 @@
+"""Inference, metrics, and the evaluation of a split."""

@@ -1,0 +1,100 @@
+"""Trains or evaluates: `python -m openseg_jax.main --config=configs/toy_ocr.py --workdir=W`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from openseg_jax.errors import UserError
+
+FLAGS = flags.FLAGS
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The config file, with its argument after a colon.", lock_config=True
+)
+flags.DEFINE_string("workdir", None, "Folder of checkpoints, logs and reports; resumed.")
+flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate the best checkpoint.")
+flags.DEFINE_bool("extend", False, "Go on with more config.train.steps than the run had.")
+flags.DEFINE_bool("verbose", False, "Show tracebacks and library logs.")
+flags.DEFINE_bool("distributed", False, "Join the other processes of a Slurm, TPU or K8s job.")
+flags.DEFINE_string("coordinator_address", None, "host:port of process 0, if not found by itself.")
+flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+
+
+def run(argv: list[str]) -> int:
+    """Runs the program with these arguments (the first is its name); the exit code."""
+    try:
+        app.run(_main, argv=argv, flags_parser=_parse_flags)
+    except SystemExit as exit:
+        return exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
+    return 0
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with one line for the mistakes people make."""
+    try:
+        return FLAGS(argv, known_only=False)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, UserError) as error:
+        fail(f"{_one_line(error)}\nTry --help, or look at the config file.", argv)
+    except FileNotFoundError as error:
+        fail(f"The config file {error.filename or error} does not exist.", argv)
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split())
+
+
+def _main(argv: list[str]) -> None:
+    try:
+        _run(argv)
+    except UserError as error:
+        fail(str(error), argv)
+
+
+def _run(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise UserError(f"Unknown argument {argv[1]!r}: flags start with --.")
+    if CONFIG.value is None or not FLAGS.workdir:
+        raise UserError("Give --config=configs/NAME.py and --workdir=FOLDER.")
+    if not FLAGS.verbose:
+        logging.set_verbosity(logging.ERROR)
+    prepare_jax()
+    from openseg_jax import parallel
+    from openseg_jax.training import trainer
+
+    if FLAGS.distributed or FLAGS.coordinator_address:
+        parallel.initialize(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
+    workdir = Path(FLAGS.workdir).expanduser()
+    if FLAGS.mode == "eval":
+        trainer.evaluate_only(CONFIG.value, workdir)
+    else:
+        trainer.train(CONFIG.value, workdir, FLAGS.extend)
+
+
+def prepare_jax() -> None:
+    """Process-wide settings, before JAX is first used: the compilation cache, quiet libraries."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(root / "openseg_jax" / "xla"))
+
+
+def fail(message: str, argv: list[str]) -> None:
+    """Prints the message, with the traceback under --verbose, and exits with code 2."""
+    if "--verbose" in argv or (FLAGS.is_parsed() and FLAGS.verbose):
+        import traceback
+
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv))

@@ -1,0 +1,178 @@
+"""Checkpoints: every call into Orbax is here.
+
+A checkpoint holds the parameters, batch statistics, optimiser state and step under flat dotted
+names, and its config beside them. Random numbers and the data position follow from seed and
+step, so that nothing else is needed to go on bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, SingleDeviceSharding
+from orbax.checkpoint import v1 as ocp
+
+from openseg_jax import __version__
+from openseg_jax.errors import UserError
+from openseg_jax.parallel import REPLICATED
+
+STATE = "state"
+
+
+def flatten(tree) -> dict[str, jax.Array]:
+    """A nested tree as `{"params.backbone.features.0.0.kernel": array, ...}`."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+class Checkpoints:
+    """The checkpoints of one workdir: keeps the newest few and the best by mIoU.
+
+    Use as a context manager; leaving it waits for the last write.
+    """
+
+    def __init__(self, workdir: Path, keep: int = 2):
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        policies = ocp.training.preservation_policies
+        best = policies.BestN(get_metric_fn=_miou, n=1, keep_checkpoints_without_metrics=False)
+        try:
+            self._checkpointer = ocp.training.Checkpointer(
+                (workdir / "checkpoints").resolve(),
+                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+                cleanup_tmp_directories=True,
+            )
+        except OSError as error:
+            raise UserError(f"Cannot use {workdir / 'checkpoints'}: {error}") from error
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._checkpointer.close()
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint's step."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def config(self, step: int) -> dict:
+        """The config the checkpoint was trained with."""
+        return self._checkpointer.metadata(step).custom_metadata["config"]
+
+    def save(self, step: int, state: dict, config: dict, miou: float | None = None) -> None:
+        """Writes `state`; it may be donated as soon as this returns."""
+        metrics = None if miou is None else {"miou": miou}
+        about = {"config": config, "version": __version__}
+        try:
+            self._checkpointer.save_checkpointables(
+                step, {STATE: flatten(state)}, metrics=metrics, custom_metadata=about, force=True
+            )
+        except OSError as error:
+            raise UserError(
+                f"The checkpoint of step {step} could not be written: {error}. Free some space "
+                "or choose another --workdir; the last complete checkpoint is untouched, and the "
+                "same command goes on from it."
+            ) from error
+
+    def restore(self, step: int, like: dict, mesh: jax.sharding.Mesh) -> dict:
+        """The state of a step, in the structure of `like`, replicated over `mesh`."""
+        wanted = flatten(like)
+        folder = self._checkpointer.directory / str(step)
+        _check_names(wanted, shapes(folder), str(folder))
+        sharding = NamedSharding(mesh, REPLICATED)
+        abstract = {
+            name: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
+            for name, leaf in wanted.items()
+        }
+        loaded = self._checkpointer.load_checkpointables(step, {STATE: abstract})[STATE]
+        return jax.tree.unflatten(jax.tree.structure(like), [loaded[name] for name in wanted])
+
+
+def _miou(metrics: dict | None) -> float:
+    value = (metrics or {}).get("miou")
+    return -math.inf if value is None or math.isnan(value) else value
+
+
+def shapes(folder) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in one checkpoint folder, without reading its arrays."""
+    return {name: tuple(leaf.shape) for name, leaf in _leaves(folder).items()}
+
+
+def _leaves(folder) -> dict:
+    return ocp.pytree_metadata(folder / STATE).metadata
+
+
+def _check_names(wanted: dict, found: dict[str, tuple], where: str) -> None:
+    """Says how a checkpoint differs from what the model needs, if it does."""
+    problems = [f"{name} is missing" for name in wanted if name not in found]
+    problems += [f"{name} is not in the model" for name in found if name not in wanted]
+    problems += [
+        f"{name} is {found[name]}, the model needs {np.shape(leaf)}"
+        for name, leaf in wanted.items()
+        if name in found and tuple(np.shape(leaf)) != found[name]
+    ]
+    if problems:
+        more = f"\n  and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise UserError(
+            f"{where} is the checkpoint of another model:\n  " + "\n  ".join(problems[:6]) + more
+        )
+
+
+def find(path: Path) -> Path:
+    """The checkpoint folder meant by `path`: itself, or the best (else newest) of a workdir."""
+    if (path / STATE).is_dir():
+        return path
+    root = path if path.name == "checkpoints" else path / "checkpoints"
+    if not root.is_dir():
+        raise UserError(
+            f"{path} is no checkpoint: there is neither a checkpoint in it (a folder "
+            f"{STATE!r}) nor a workdir's folder 'checkpoints'."
+        )
+    with ocp.training.Checkpointer(root.resolve()) as checkpointer:
+        found = list(checkpointer.checkpoints)
+        if not found:
+            raise UserError(f"{root} holds no complete checkpoint yet.")
+        best = max(found, key=lambda each: (_miou(each.metrics), each.step))
+        return root / str(best.step)
+
+
+def load(folder: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Parameters and statistics (flat, `params.…` and `stats.…`), and the config of a checkpoint.
+
+    `folder` is one of `find`. The optimiser's state is not read.
+    """
+    folder = folder.resolve()
+    sharding = SingleDeviceSharding(jax.local_devices()[0])
+    abstract = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        for name, leaf in _leaves(folder).items()
+        if name.split(".")[0] in ("params", "stats")
+    }
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        arrays = ocp.load_pytree(folder / STATE, abstract)
+    about = ocp.checkpointables_metadata(folder).custom_metadata
+    return {name: np.asarray(array) for name, array in arrays.items()}, about["config"]
+
+
+def fill(like: dict, arrays: dict[str, np.ndarray], where: str) -> dict:
+    """A nested tree in the structure of `like` from flat arrays; the names must agree."""
+    wanted = flatten(like)
+    _check_names(wanted, {name: tuple(array.shape) for name, array in arrays.items()}, where)
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])
+
+
+def save_config(workdir: Path, config: dict) -> None:
+    """Writes `workdir/config.json`."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"Cannot write to --workdir {workdir}: {error}") from error

@@ -1,0 +1,239 @@
+"""The training program: state, step, loop. Reads top to bottom."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+
+from openseg_jax import config as config_lib
+from openseg_jax import report_html
+from openseg_jax.bridge.pretrained import initialize_from
+from openseg_jax.data.pipeline import training_batches
+from openseg_jax.errors import UserError
+from openseg_jax.evaluation import evaluator
+from openseg_jax.evaluation.inference import local_weights, make_forward, make_label_predictor
+from openseg_jax.models import segmenter
+from openseg_jax.parallel import REPLICATED, batch_specs, make_mesh, replicate, shard_batch
+from openseg_jax.preprocessing import normalize
+from openseg_jax.training import optimizer
+from openseg_jax.training.checkpoint import Checkpoints, save_config
+from openseg_jax.training.logs import Logs
+from openseg_jax.training.losses import segmentation_loss
+
+
+def train(config, workdir: Path, extend: bool = False) -> None:
+    """Trains from scratch, from `config.init_from`, or from where `workdir` stopped."""
+    config_lib.validate(config)
+    mesh = make_mesh(config.mesh, config.train.batch_size)
+    settings = config_lib.to_dict(config)
+    with Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:
+        start = checkpoints.latest_step or 0
+        if start:
+            config_lib.check_resumable(checkpoints.config(start), settings, extend)
+        network = segmenter.build(config.model, np.random.default_rng(config.seed))
+        if config.init_from and not start:
+            initialize_from(config.init_from, network)
+        state, graphs = create_state(config, network)
+        if start:
+            state = checkpoints.restore(start, state, mesh)
+        else:
+            state = replicate(state, mesh)
+        save_config(workdir, settings)
+        with Logs(workdir, start, config.train.steps) as logs:
+            logs.describe(config, state["params"], mesh)
+            if start >= config.train.steps:
+                logs.say(f"{workdir} is finished: {start} of {config.train.steps} steps are done.")
+                return
+            if start:
+                logs.say(f"Going on from step {start} in {workdir}.")
+            predict = make_label_predictor(
+                make_forward(graphs["eval"], config.data, compute_dtype(config.dtype))
+            )
+            _loop(config, settings, workdir, mesh, state, graphs, predict, checkpoints, logs)
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """The dtype of activations: as named, or bfloat16 on accelerators and float32 on CPU."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def create_state(config, network: segmenter.Segmenter) -> tuple[dict, dict]:
+    """The initial state (plain nested dicts on the host) and the train and eval graphs.
+
+    With `config.dtype = "float64"` parameters and statistics are float64 too.
+    """
+    params, stats, graphs = segmenter.graphs(network)
+    if config.dtype == "float64":
+        params, stats = (
+            jax.tree.map(lambda a: np.asarray(a, np.float64), tree) for tree in (params, stats)
+        )
+    momenta = jax.eval_shape(optimizer.direction(config.optimizer).init, params)
+    state = {
+        "params": params,
+        "stats": stats,
+        "optimizer": jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), momenta),
+        "step": np.zeros((), np.int32),
+    }
+    return state, graphs
+
+
+def make_train_step(config, graph: nnx.GraphDef, mesh: Mesh, specs: dict) -> Callable:
+    """`train_step(state, batch) -> (state, metrics)`, compiled, with the state donated.
+
+    Args:
+        graph: the "train" graph of `create_state`.
+        specs: of `parallel.batch_specs`.
+    """
+    dtype = compute_dtype(config.dtype)
+    transform = optimizer.direction(config.optimizer)
+    replicated = NamedSharding(mesh, REPLICATED)
+    batch_shardings = {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
+
+    @partial(
+        jax.jit,
+        donate_argnums=0,
+        in_shardings=(replicated, batch_shardings),
+        out_shardings=(replicated, replicated),
+    )
+    def train_step(state: dict, batch: dict) -> tuple[dict, dict]:
+        images = normalize(batch["image"], config.data, dtype, batch["brightness"], batch["box"])
+        labels = batch["label"].astype(jnp.int32)
+        random = jax.random.fold_in(jax.random.key(config.seed), state["step"])
+
+        def loss_of(params):
+            network = nnx.merge(graph, params, state["stats"])
+            outputs = network(images, rngs=nnx.Rngs(dropout=random))
+            loss = segmentation_loss(outputs, labels, config.loss)
+            return loss, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
+
+        (loss, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state["params"])
+        updates, momenta = transform.update(gradients, state["optimizer"], state["params"])
+        rate = optimizer.learning_rate(config.optimizer, config.train.steps, state["step"])
+        params = optimizer.descend(
+            state["params"], updates, rate, config.optimizer.head_lr_multiplier
+        )
+        metrics = {"loss": loss, "lr": rate, "grad_norm": _norm(gradients)}
+        new_state = {
+            "params": params,
+            "stats": stats,
+            "optimizer": momenta,
+            "step": state["step"] + 1,
+        }
+        return new_state, metrics
+
+    return train_step
+
+
+def _norm(tree) -> jax.Array:
+    return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
+
+
+def _loop(config, settings, workdir, mesh, state, graphs, predict, checkpoints, logs) -> None:
+    """From the state's step to the last: train, log, evaluate, save, stop when asked."""
+    start, steps = int(jax.device_get(state["step"])), config.train.steps
+    batches = training_batches(config, start, jax.process_index(), jax.process_count())
+    stop = StopSignal()
+    train_step, recent = None, []
+    for step in range(start + 1, steps + 1):
+        with logs.waiting_for_data():
+            batch = next(batches)
+        train_step = train_step or make_train_step(
+            config, graphs["train"], mesh, batch_specs(batch)
+        )
+        with jax.transfer_guard("disallow"):
+            state, metrics = train_step(state, shard_batch(batch, mesh))
+        recent.append(metrics)
+        if step % config.train.log_every == 0 or step in (start + 1, steps):
+            values = [jax.device_get(each) for each in recent]
+            _check_finite(values, step, config)
+            logs.training(step, values, config.train.batch_size)
+            recent = []
+        stopping = stop.requested(step)
+        miou = None
+        if (step % config.train.eval_every == 0 and not stopping) or step == steps:
+            miou = _evaluate(config, workdir, state, predict, step, logs)
+        if miou is not None or step % config.train.checkpoint_every == 0 or stopping:
+            checkpoints.save(step, state, settings, miou)
+            logs.saved()
+        if stopping and step < steps:
+            logs.say(f"Stopped by a signal at step {step}; saved. The same command goes on.")
+            return
+    logs.say(f"Finished {steps} steps.")
+
+
+def _check_finite(values: list[dict], step: int, config) -> None:
+    if not all(np.isfinite(each["loss"]) for each in values):
+        raise UserError(
+            f"The loss is not finite any more (steps {step - len(values) + 1} to {step}). Lower "
+            f"config.optimizer.learning_rate (now {config.optimizer.learning_rate}) or add "
+            "config.optimizer.warmup_steps; the last checkpoint is from before that."
+        )
+
+
+def _evaluate(config, workdir, state, predict, step, logs) -> float:
+    dtype = compute_dtype(config.dtype).name
+    with logs.pause():
+        weights = local_weights(state)
+        result, pictures = evaluator.evaluate(config, predict, weights, step, workdir, dtype)
+        logs.evaluation(step, result, pictures)
+        if jax.process_index() == 0:
+            report = report_html.write_report(workdir)
+            if step == config.train.steps:
+                logs.say(evaluator.table(result))
+                logs.say(f"report:   {report}\nscores:   {workdir / 'eval' / f'{step}.json'}")
+                logs.say(f"pictures: {workdir / 'eval' / str(step)}")
+    return float("nan") if result["miou"] is None else result["miou"]
+
+
+class StopSignal:
+    """Turns SIGTERM (a scheduler's warning) and SIGINT into one agreed step to stop at."""
+
+    def __init__(self):
+        self._received = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number, frame) -> None:
+        if self._received and number == signal.SIGINT:
+            raise KeyboardInterrupt  # the second Ctrl-C does not wait for a checkpoint
+        self._received = True
+
+    def requested(self, step: int) -> bool:
+        """Whether to stop after this step; all processes answer alike."""
+        if jax.process_count() == 1:
+            return self._received
+        return bool(multihost_utils.process_allgather(np.array(self._received)).any())
+
+
+def evaluate_only(config, workdir: Path) -> dict:
+    """Evaluates the best checkpoint of a workdir (or `config.init_from`) once."""
+    from openseg_jax.training import checkpoint
+
+    network = segmenter.build(config.model, np.random.default_rng(config.seed))
+    params, stats, graphs = segmenter.graphs(network)
+    folder = checkpoint.find(workdir)
+    arrays, _ = checkpoint.load(folder)
+    filled = checkpoint.fill({"params": params, "stats": stats}, arrays, str(folder))
+    dtype = compute_dtype(config.dtype)
+    predict = make_label_predictor(make_forward(graphs["eval"], config.data, dtype))
+    step = int(folder.name)
+    start = time.perf_counter()
+    result, _ = evaluator.evaluate(
+        config, predict, local_weights(filled), step, workdir, dtype.name
+    )
+    if jax.process_index() == 0:
+        print(evaluator.table(result))
+        print(f"{folder} in {time.perf_counter() - start:.1f} s")
+    return result
