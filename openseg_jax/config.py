@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from openseg_jax.data import catalog
 from openseg_jax.errors import UserError
 
 RGB_IMAGENET = dict(
@@ -116,7 +117,12 @@ def validate(config: ConfigDict) -> None:
     require(config.model.norm in ("bn", "inplace_abn"), "model.norm", "use bn or inplace_abn.")
     dtypes = ("auto", "float32", "bfloat16", "float64")
     require(config.dtype in dtypes, "dtype", f"use one of {', '.join(dtypes)}.")
-    require(config.model.num_classes > 0, "model.num_classes", "give the number of classes.")
+    classes = catalog.get(config.data.name).num_classes
+    require(
+        config.model.num_classes == classes,
+        "model.num_classes",
+        f"the data set {config.data.name} has {classes} classes.",
+    )
     for key in ("train.steps", "train.batch_size", "train.log_every", "train.eval_every"):
         require(config[key.split(".")[0]][key.split(".")[1]] > 0, key, "it must be positive.")
     require(config.train.checkpoint_every > 0, "train.checkpoint_every", "it must be positive.")

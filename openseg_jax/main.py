@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from ml_collections import config_flags
 
 from openseg_jax.errors import UserError
 
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file, with its argument after a colon.", lock_config=True
@@ -36,17 +38,19 @@ def run(argv: list[str]) -> int:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with one line for the mistakes people make."""
+    for argument in argv:
+        file = Path(argument.removeprefix("--config=").split(":")[0])
+        if argument.startswith("--config=") and not file.is_file():
+            fail(f"The config file {file} does not exist (looked from {Path.cwd()}).", argv)
     try:
         return FLAGS(argv, known_only=False)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, UserError) as error:
         fail(f"{_one_line(error)}\nTry --help, or look at the config file.", argv)
-    except FileNotFoundError as error:
-        fail(f"The config file {error.filename or error} does not exist.", argv)
 
 
 def _one_line(error: Exception) -> str:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(text.split())
+    return " ".join(text.replace("\\'", "'").split()).strip("'\"")
 
 
 def _main(argv: list[str]) -> None:
@@ -54,6 +58,15 @@ def _main(argv: list[str]) -> None:
         _run(argv)
     except UserError as error:
         fail(str(error), argv)
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        fail(
+            f"{error.filename or FLAGS.workdir} could not be written: {error.strerror}. Free some "
+            "space or choose another --workdir; the last complete checkpoint is untouched, and "
+            "the same command goes on from it.",
+            argv,
+        )
 
 
 def _run(argv: list[str]) -> None:

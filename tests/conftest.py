@@ -54,3 +54,38 @@ def toy_data(openseg, environment) -> Path:
     built = openseg("data", "build", "toy_street")
     assert built.returncode == 0, built.stderr
     return Path(environment["OPENSEG_DATA"])
+
+
+SMALL = [
+    "--config.augment.crop=(64, 64)",
+    "--config.train.batch_size=4",
+    "--config.train.log_every=1",
+    "--config.eval.pictures=1",
+]
+
+
+def command(workdir, steps, every=100, more=()):
+    return [
+        *(sys.executable, "-m", "openseg_jax.main", f"--config={ROOT}/configs/toy_ocr.py"),
+        *(f"--workdir={workdir}", f"--config.train.steps={steps}", *SMALL),
+        *(f"--config.train.checkpoint_every={every}", "--config.train.eval_every=100", *more),
+    ]
+
+
+def run(workdir, steps, environment, every=100, more=(), timeout=300):
+    return subprocess.run(
+        command(workdir, steps, every, more),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory, toy_data, environment):
+    """A finished run of 6 steps; what a user finds in its workdir."""
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    finished = run(workdir, 6, environment)
+    assert finished.returncode == 0, finished.stderr
+    return workdir, finished

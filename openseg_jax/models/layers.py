@@ -84,7 +84,7 @@ def convolve(
     if kernel.shape[:2] == (1, 1) and groups == 1 and padding == 0:
         # As a matrix product: 1.5x faster forward and 4x backward on XLA:CPU; strided ones are
         # sliced first, their weight gradient is 9x faster so.
-        return x[:, ::stride, ::stride] @ kernel[0, 0]
+        return _convolve_pointwise(x[:, ::stride, ::stride], kernel[0, 0])
     general = partial(
         _convolve_general, stride=stride, dilation=dilation, groups=groups, padding=padding
     )
@@ -110,11 +110,37 @@ def _convolve_general(x, kernel, *, stride, dilation, groups, padding):
     )
 
 
+def _materialize(x: jax.Array) -> jax.Array:
+    """On CPU, keeps XLA from computing what leads to `x` anew in each of its users."""
+    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
+
+
+@jax.custom_vjp
+def _convolve_pointwise(x, kernel):
+    """`(n, h, w, in) @ (in, out)`: a 1x1 convolution as a matrix product."""
+    return x @ kernel
+
+
+def _pointwise_forward(x, kernel):
+    return x @ kernel, (x, kernel)
+
+
+def _pointwise_backward(saved, gradient):
+    x, kernel = saved
+    gradient = _materialize(gradient)
+    return gradient @ kernel.T, jnp.einsum("nhwi,nhwo->io", x, gradient)
+
+
+_convolve_pointwise.defvjp(_pointwise_forward, _pointwise_backward)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _convolve_depthwise(x, kernel, stride, dilation, padding):
     """A depthwise convolution as shifted multiply-adds: 16-20x faster on XLA:CPU."""
     taps = _depthwise_taps(x, kernel.shape[0], stride, dilation, padding)
-    return sum(tap * weight for tap, weight in zip(taps, _tap_weights(kernel), strict=True))
+    weights = kernel.reshape(-1, kernel.shape[-1])
+    y = sum(tap * weight for tap, weight in zip(taps, weights, strict=True))
+    return jax.lax.optimization_barrier(y)
 
 
 def _depthwise_taps(x, size, stride, dilation, padding) -> list[jax.Array]:
@@ -122,7 +148,6 @@ def _depthwise_taps(x, size, stride, dilation, padding) -> list[jax.Array]:
     reach = dilation * (size - 1)
     out_h, out_w = ((s + 2 * padding - reach - 1) // stride + 1 for s in x.shape[1:3])
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    # The barrier keeps XLA from computing what comes before once for each tap.
     x = jax.lax.optimization_barrier(x)
     return [
         x[:, top : top + (out_h - 1) * stride + 1 : stride][
@@ -133,34 +158,57 @@ def _depthwise_taps(x, size, stride, dilation, padding) -> list[jax.Array]:
     ]
 
 
-def _tap_weights(kernel) -> list[jax.Array]:
-    return list(kernel.reshape(-1, kernel.shape[-1]))
-
-
 def _depthwise_forward(x, kernel, stride, dilation, padding):
     return _convolve_depthwise(x, kernel, stride, dilation, padding), (x, kernel)
 
 
 def _depthwise_backward(stride, dilation, padding, saved, gradient):
     x, kernel = saved
-    size = kernel.shape[0]
-    spread = stride * (gradient.shape[1] - 1), stride * (gradient.shape[2] - 1)
-    shifted = []
-    for index, weight in enumerate(_tap_weights(kernel)):
-        top, left = (dilation * (index // size) - padding, dilation * (index % size) - padding)
-        rows = (top, x.shape[1] - 1 - spread[0] - top, stride - 1)
-        columns = (left, x.shape[2] - 1 - spread[1] - left, stride - 1)
-        zero = jnp.zeros((), gradient.dtype)
-        edges = ((0, 0, 0), rows, columns, (0, 0, 0))
-        shifted.append(jax.lax.pad(gradient * weight, zero, edges))
+    gradient = jax.lax.optimization_barrier(gradient)
+    x_gradient = _depthwise_input_gradient(x.shape, kernel, stride, dilation, padding, gradient)
     # All taps are reduced in one pass over the rows, 4x faster than nine reductions.
-    products = [t * gradient for t in _depthwise_taps(x, size, stride, dilation, padding)]
-    zeros = [jnp.zeros((), gradient.dtype)] * len(products)
+    taps = _depthwise_taps(x, kernel.shape[0], stride, dilation, padding)
     row_sums = jax.lax.reduce(
-        products, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (1,)
+        [tap * gradient for tap in taps],
+        [jnp.zeros((), gradient.dtype)] * len(taps),
+        lambda a, b: [p + q for p, q in zip(a, b, strict=True)],
+        (1,),
     )
     kernel_gradient = jnp.stack([total.sum((0, 1)) for total in row_sums])
-    return sum(shifted), kernel_gradient.reshape(kernel.shape)
+    return jax.lax.optimization_barrier(x_gradient), kernel_gradient.reshape(kernel.shape)
+
+
+def _depthwise_input_gradient(shape, kernel, stride, dilation, padding, gradient):
+    """Row `stride * m + phase` of the input met output row `m + shift` at tap `t` where
+    `stride * shift = phase + padding - dilation * t`: each phase is a sum of shifted gradients.
+    """
+    rows, columns = (-(-size // stride) for size in shape[1:3])
+
+    def matches(phase: int) -> list[tuple[int, int]]:
+        offsets = [phase + padding - dilation * tap for tap in range(kernel.shape[0])]
+        return [(t, offset // stride) for t, offset in enumerate(offsets) if offset % stride == 0]
+
+    def edges(shift: int, length: int, wanted: int) -> tuple[int, int, int]:
+        return -shift, wanted - length + shift, 0
+
+    def phase_sum(phase_row: int, phase_column: int) -> jax.Array:
+        total = jnp.zeros((shape[0], rows, columns, shape[3]), gradient.dtype)
+        for i, down in matches(phase_row):
+            for j, right in matches(phase_column):
+                moved = (
+                    (0, 0, 0),
+                    edges(down, gradient.shape[1], rows),
+                    edges(right, gradient.shape[2], columns),
+                    (0, 0, 0),
+                )
+                zero = jnp.zeros((), gradient.dtype)
+                total += jax.lax.pad(gradient * kernel[i, j, 0], zero, moved)
+        return total
+
+    phases = [[phase_sum(i, j) for j in range(stride)] for i in range(stride)]
+    woven = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2)
+    woven = woven.reshape(shape[0], rows * stride, columns * stride, shape[3])
+    return woven[:, : shape[1], : shape[2]]
 
 
 _convolve_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
@@ -324,19 +372,27 @@ def _resize_forward(x, size, align_corners):
 
 def _resize_backward(size, align_corners, source_size, gradient):
     rows, columns = (
-        jnp.asarray(_interpolation_matrix(n, m, align_corners), gradient.dtype)
+        jnp.asarray(_interpolation_matrix(n, m, align_corners).T, gradient.dtype)
         for n, m in zip(source_size, size, strict=True)
     )
-    gradient = jnp.einsum("ph,npqc->nhqc", rows, gradient, precision="highest")
-    return (jnp.einsum("qw,nhqc->nhwc", columns, gradient, precision="highest"),)
+    n, height, width, channels = gradient.shape
+    # Rows first, as a batched product over whole lines of memory: nothing is transposed.
+    lines = gradient.reshape(n, height, width * channels)
+    lines = _matmul(jnp.broadcast_to(rows, (n, *rows.shape)), lines)
+    lines = lines.reshape(n * rows.shape[0], width, channels)
+    x = _matmul(jnp.broadcast_to(columns, (len(lines), *columns.shape)), lines)
+    return (x.reshape(n, rows.shape[0], columns.shape[0], channels),)
+
+
+_matmul = partial(jnp.matmul, precision="highest")
 
 
 _resize.defvjp(_resize_forward, _resize_backward)
 
 
 def _resize_by_gathers(x, size, align_corners):
-    for axis, m in zip((1, 2), size, strict=True):
-        low, high, weight = _positions(x.shape[axis], m, align_corners)
+    for axis in (2, 1):  # columns first, while the array is small; then whole rows
+        low, high, weight = _positions(x.shape[axis], size[axis - 1], align_corners)
         weight = jnp.asarray(weight, x.dtype).reshape((-1,) + (1,) * (3 - axis))
         first, second = jnp.take(x, low, axis), jnp.take(x, high, axis)
         x = first + (second - first) * weight

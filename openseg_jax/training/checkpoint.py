@@ -7,9 +7,11 @@ step, so that nothing else is needed to go on bit for bit.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
+import shutil
 from pathlib import Path
 
 import jax
@@ -40,11 +42,11 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)
         policies = ocp.training.preservation_policies
         best = policies.BestN(get_metric_fn=_miou, n=1, keep_checkpoints_without_metrics=False)
+        _remove_unfinished(workdir / "checkpoints")
         try:
             self._checkpointer = ocp.training.Checkpointer(
                 (workdir / "checkpoints").resolve(),
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-                cleanup_tmp_directories=True,
             )
         except OSError as error:
             raise UserError(f"Cannot use {workdir / 'checkpoints'}: {error}") from error
@@ -73,12 +75,12 @@ class Checkpoints:
             self._checkpointer.save_checkpointables(
                 step, {STATE: flatten(state)}, metrics=metrics, custom_metadata=about, force=True
             )
-        except OSError as error:
-            raise UserError(
-                f"The checkpoint of step {step} could not be written: {error}. Free some space "
-                "or choose another --workdir; the last complete checkpoint is untouched, and the "
-                "same command goes on from it."
-            ) from error
+        except Exception as error:
+            # The array library reports a full disk as an error of its own, with this text.
+            if "No space left on device" in str(error):
+                path = str(self._checkpointer.directory / str(step))
+                raise OSError(errno.ENOSPC, "No space left on device", path) from error
+            raise
 
     def restore(self, step: int, like: dict, mesh: jax.sharding.Mesh) -> dict:
         """The state of a step, in the structure of `like`, replicated over `mesh`."""
@@ -92,6 +94,13 @@ class Checkpoints:
         }
         loaded = self._checkpointer.load_checkpointables(step, {STATE: abstract})[STATE]
         return jax.tree.unflatten(jax.tree.structure(like), [loaded[name] for name in wanted])
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Removes what a killed run was writing."""
+    if jax.process_index() == 0:
+        for leftover in folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(leftover)
 
 
 def _miou(metrics: dict | None) -> float:

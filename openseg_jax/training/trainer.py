@@ -18,7 +18,8 @@ from jax.sharding import Mesh, NamedSharding
 from openseg_jax import config as config_lib
 from openseg_jax import report_html
 from openseg_jax.bridge.pretrained import initialize_from
-from openseg_jax.data.pipeline import training_batches
+from openseg_jax.data import catalog
+from openseg_jax.data.pipeline import built_folder, training_batches
 from openseg_jax.errors import UserError
 from openseg_jax.evaluation import evaluator
 from openseg_jax.evaluation.inference import local_weights, make_forward, make_label_predictor
@@ -34,6 +35,7 @@ from openseg_jax.training.losses import segmentation_loss
 def train(config, workdir: Path, extend: bool = False) -> None:
     """Trains from scratch, from `config.init_from`, or from where `workdir` stopped."""
     config_lib.validate(config)
+    built_folder(catalog.get(config.data.name), config_lib.data_dir(config.data.dir))
     mesh = make_mesh(config.mesh, config.train.batch_size)
     settings = config_lib.to_dict(config)
     with Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:

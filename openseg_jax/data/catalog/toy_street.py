@@ -163,7 +163,7 @@ def random_street(rng: np.random.Generator) -> Street:
         camera=between(rng, 1.7, 2.2),
         kerbs=kerbs,
         fronts=(kerbs[0] + pavements[0], kerbs[1] + pavements[1]),
-        end=between(rng, 20, 30),
+        end=between(rng, 18, 28),
     )
 
 
@@ -254,9 +254,10 @@ def paint_tree(canvas: Canvas, street: Street, x: float, depth: float, size: flo
         ball_column = np.float32(column + radius * between(canvas.rng, -reach, reach))
         ball_radius = np.float32(radius * between(canvas.rng, 0.5, 0.75))
         down, across = (rows - ball_row) / ball_radius, (columns - ball_column) / ball_radius
-        inside = down * down + across * across < 0.7 + 0.6 * bumps
+        inside = down * down + across * across < 0.8 + 0.4 * bumps
         mask |= inside
         light = np.where(inside, -0.18 * down - 0.08 * across, light)
+    mask &= rows < street.screen(x, 0, depth)[0]
     canvas.paint(VEGETATION, mask, leaf_shade(leaves) + light, None, (top, left))
 
 
@@ -274,7 +275,7 @@ def paint_street_end(canvas: Canvas, street: Street) -> None:
             gable = between(canvas.rng, 1.5, 3.5) if canvas.rng.random() < 0.6 else 0.0
             top = between(canvas.rng, 4, 11)
             paint_house_end(canvas, street, (x, x + width), top, street.end, gable)
-        elif canvas.rng.random() < 0.75:
+        elif canvas.rng.random() < 0.75 and abs(x + width / 2) > 5:  # not on the road
             paint_tree(canvas, street, x + width / 2, street.end, between(canvas.rng, 6, 12))
         x += width
 
@@ -305,7 +306,7 @@ def paint_side(canvas: Canvas, street: Street, side: int) -> None:
                 shade, accent = house_texture(depth, np.maximum(height, 0), top, lit, 2.4)
                 canvas.paint(BUILDING, inside & (height < top), shade, accent, (0, columns.start))
             elif kind == WALL:
-                paint_fence(canvas, inside, depth, height, between(rng, 1.7, 2.5), columns.start)
+                paint_fence(canvas, inside, depth, height, between(rng, 1.9, 2.7), columns.start)
             else:
                 leaves = canvas.leaves[:, columns]
                 top = between(rng, 1.8, 3.2)
@@ -410,7 +411,7 @@ def paint_person(canvas: Canvas, street: Street, x: float, depth: float) -> None
     height = max(between(canvas.rng, 2.0, 2.4) * FOCAL / depth, 34)
     u, v, corner = local_grid(street, x, depth, 0.5 * height, height)
     darken_below(canvas, street, x, depth, 0.4 * height)
-    stride = between(canvas.rng, 0.1, 0.4)
+    stride = between(canvas.rng, 0.12, 0.28)
     side = abs(u)
     head = disc(u, v, (0, 0.88), (0.4, 0.12))
     torso = (v > 0.44) & (v < 0.77) & (side < 0.62 + 0.25 * (v - 0.44))
@@ -418,7 +419,7 @@ def paint_person(canvas: Canvas, street: Street, x: float, depth: float) -> None
     spread = stride + (0.46 - v) * 0.5
     legs = (v < 0.46) & (abs(side - spread) < 0.27)
     stripes = v % 0.12 < 0.06
-    shade = np.where(arms, 0.75, np.where(stripes, 1.2, 0.8)).astype(np.float32)
+    shade = np.where(arms, 0.75, np.where(stripes, 1.3, 0.7)).astype(np.float32)
     shade = np.where(legs, np.where(v < 0.06, 0.35, 0.7), shade)
     hair = head & (v > 0.9)
     shade = np.where(head, np.where(hair, 0.45, 1.35), shade)
@@ -428,15 +429,15 @@ def paint_person(canvas: Canvas, street: Street, x: float, depth: float) -> None
 def paint_pole(canvas: Canvas, street: Street, x: float, depth: float) -> None:
     """A round post with a foot and one or no sign, which has a rim and a mark on its face."""
     rng, scale = canvas.rng, FOCAL / depth
-    thick = min(max(0.42 * scale, 7), 8)
+    thick = min(max(0.5 * scale, 7.5), 8)
     tall = between(rng, 3.4, 5.0)
     u, v, corner = local_grid(street, x, depth, thick + 2, tall * scale)
     foot = v < 0.08
     cap = (v > 0.97) & (v < 1)
     mask = (abs(u) < thick / (thick + 2)) | foot | cap
-    bands = v * np.float32(tall) % 0.8 < 0.4
-    shade = np.where(foot | cap, np.float32(0.5), 1.3 - 0.7 * abs(u + 0.2))
-    canvas.paint(POLE, mask, shade, bands & ~foot & ~cap, corner)
+    bands = np.where(v * np.float32(tall) % 0.8 < 0.4, np.float32(1.45), np.float32(0.45))
+    shade = np.where(foot | cap, np.float32(0.5), bands * (1 - 0.4 * abs(u + 0.2)))
+    canvas.paint(POLE, mask, shade, None, corner)
     if rng.random() < 0.15:
         return
     size = min(max(1.5 * scale, 20), 32)
@@ -457,8 +458,8 @@ def paint_pole(canvas: Canvas, street: Street, x: float, depth: float) -> None:
     rim = edge > 0.66
     mark = (abs(u) < 0.17) & (abs(v) < 0.45) if rng.random() < 0.5 else (
         (abs(v) < 0.17) & (abs(u) < 0.45))
-    shade = np.where(rim, 0.7, np.where(mark, 0.25, 1.45)).astype(np.float32)
-    canvas.paint(SIGN, edge < 1, shade, rim, corner)
+    shade = np.where(rim, 0.55, np.where(mark, 0.25, 1.5)).astype(np.float32)
+    canvas.paint(SIGN, edge < 1, shade, None, corner)
 
 
 def random_objects(rng: np.random.Generator, street: Street) -> list[tuple[float, Callable]]:
@@ -475,11 +476,11 @@ def random_objects(rng: np.random.Generator, street: Street) -> list[tuple[float
     if rng.random() < 0.25:
         add(paint_car_from_the_side, between(rng, -left, right) * 0.6, between(rng, 9, 13))
     for lane in (-left, right):
-        for near, far in ((6.5, 9), (11, 15)):
-            if rng.random() < 0.45:
+        for near, far, chance in ((6, 8.5, 0.55), (10.5, 13, 0.3)):
+            if rng.random() < chance:
                 x = lane * 0.5 if rng.random() < 0.5 else lane - 1.1 * (1 if lane > 0 else -1)
                 add(paint_car_from_behind, x, between(rng, near, far))
-    for _ in range(rng.choice([0, 1, 2, 3, 4], p=[0.06, 0.2, 0.3, 0.27, 0.17])):
+    for _ in range(rng.choice([0, 1, 2, 3], p=[0.05, 0.28, 0.37, 0.3])):
         side = rng.integers(2)
         offset = between(rng, 0.4, max(street.fronts[side] - street.kerbs[side] - 0.3, 0.5))
         x = between(rng, -left, right) if rng.random() < 0.4 else (-1, 1)[side] * (
@@ -563,8 +564,8 @@ def draw(split: str, index: int, seed: int = SEED) -> tuple[np.ndarray, np.ndarr
     rng = np.random.default_rng([seed, list(SPLIT_SIZES).index(split), index])
     canvas, street = Canvas(rng), random_street(rng)
     paint_sky(canvas, street)
-    paint_street_end(canvas, street)
     paint_ground(canvas, street)
+    paint_street_end(canvas, street)
     for side in (0, 1):
         paint_side(canvas, street, side)
     cast_shadow(canvas, street)

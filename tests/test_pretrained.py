@@ -1,0 +1,79 @@
+"""Weights from PyTorch files, and the features they give."""
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from openseg_jax.bridge.names import variables
+from openseg_jax.bridge.pretrained import initialize_from
+from openseg_jax.bridge.torch_files import read_checkpoint, write_checkpoint
+from openseg_jax.config import default_config
+from openseg_jax.errors import UserError
+from openseg_jax.models import segmenter
+from openseg_jax.models.mobilenet_v2 import OUTPUTS, MobileNetV2
+
+WEIGHTS = "weights/mobilenet_v2_imagenet_features.pt"
+
+
+def small_model():
+    config = default_config().model
+    config.update(num_classes=3, channels=8, key_channels=8, aux_channels=8)
+    return config
+
+
+def torch_file(network, path, prefix=""):
+    """A file of the backbone's arrays as PyTorch would have them, each with its own number."""
+    tensors = {}
+    for index, (name, variable) in enumerate(variables(network.backbone).items()):
+        array = np.full(variable.get_value().shape, index, np.float32)
+        tensors[prefix + name] = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+    write_checkpoint(path, tensors)
+    return tensors
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone.", "module.backbone."])
+def test_every_backbone_weight_is_filled(tmp_path, prefix):
+    network = segmenter.build(small_model(), np.random.default_rng(0))
+    torch_file(network, tmp_path / "w.safetensors", prefix)
+    report = initialize_from(str(tmp_path / "w.safetensors"), network)
+    assert len(report.mapped) == 255 and not report.missing
+    for index, variable in enumerate(variables(network.backbone).values()):
+        assert (variable.get_value() == index).all()
+
+
+def test_a_hole_or_another_shape_is_refused_by_name(tmp_path):
+    network = segmenter.build(small_model(), np.random.default_rng(0))
+    tensors = torch_file(network, tmp_path / "w.safetensors")
+    tensors.pop("features.3.conv.0.weight")
+    write_checkpoint(tmp_path / "hole.safetensors", tensors)
+    with pytest.raises(UserError, match="1 missing .features.3.conv.0.weight"):
+        initialize_from(str(tmp_path / "hole.safetensors"), network)
+    tensors["features.3.conv.0.weight"] = np.zeros((7, 24, 1, 1), np.float32)
+    write_checkpoint(tmp_path / "shape.safetensors", tensors)
+    with pytest.raises(UserError, match=r"\(1, 1, 24, 7\), the model's is \(1, 1, 24, 144\)"):
+        initialize_from(str(tmp_path / "shape.safetensors"), network)
+
+
+@pytest.mark.parametrize("stride,golden", [(32, "os32_225"), (8, "os8_129x193")])
+def test_imagenet_features_equal_pytorchs(real_data, stride, golden):
+    backbone = MobileNetV2(output_stride=stride, rng=np.random.default_rng(0))
+    holder = nnx.Module()
+    holder.backbone = backbone
+    report = initialize_from(str(real_data / WEIGHTS), holder)
+    assert all(name.startswith("features.18.") for name in report.unused)
+    expected = np.load(real_data / f"weights/golden/mnv2_features_{golden}.npz")
+    image = expected["input_u8_hwc"].astype(np.float32) / 255
+    image = (image - (0.485, 0.456, 0.406)) / np.float32((0.229, 0.224, 0.225))
+    features = nnx.view(backbone, use_running_average=True)(image[None].astype(np.float32))
+    compared = 0
+    for index, feature in zip(OUTPUTS, features, strict=True):
+        if f"features_{index}" in expected:
+            reference = expected[f"features_{index}"]
+            assert np.abs(np.asarray(feature[0]) - reference).max() < 5e-5 * reference.std()
+            compared += 1
+    assert compared >= 4
+
+
+def test_the_published_file_reads(real_data):
+    tensors = read_checkpoint(real_data / WEIGHTS)
+    assert len(tensors) == 312 and tensors["features.0.0.weight"].shape == (32, 3, 3, 3)
