@@ -1,0 +1,1 @@
+"""The drawing behind the toy_street data set: canvas, street, things, and whole scenes."""
