@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openseg_jax import report, report_html
+from openseg_jax import report, report_charts, report_html
 from openseg_jax.data.dataset import IGNORE
 from openseg_jax.errors import UserError
 
@@ -40,7 +40,9 @@ def workdir(tmp_path, image, label):
         "train": {"steps": 400},
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    lines = [
+    lines = [{"kind": "run", "step": 0, "parameters": 2109172, "devices": "8 x TPU <v5>",
+              "mesh": {"data": 4, "height": 2}, "jax": "0.10.2"}]  # fmt: skip
+    lines += [
         {"kind": "train", "step": s, "loss": 2 / s, "lr": 0.01, "images_per_second": 9.5,
          "data_wait": 0.02, "grad_norm": 1.0}
         for s in range(1, 201)
@@ -151,7 +153,7 @@ def test_rgb_png_round_trip(tmp_path, image):
 
 def test_chart_skips_what_cannot_be_drawn():
     points = [(0, 1.0), (10, math.nan), (20, math.inf), (30, 3.0)]
-    svg = report_html.line_chart({"a<b": points, "empty": []}, "Loss & more", "loss")
+    svg = report_charts.line_chart({"a<b": points, "empty": []}, "Loss & more", "loss")
     ET.fromstring(svg)  # well formed, names escaped
     assert len(re.search('polyline points="([^"]*)"', svg)[1].split()) == 2
     assert "nan" not in svg and "inf" not in svg and "empty" not in svg
@@ -160,7 +162,7 @@ def test_chart_skips_what_cannot_be_drawn():
 @pytest.mark.parametrize("log_y", [False, True])
 @pytest.mark.parametrize("value", [0.0, 5.0, -3.0, 1e-9, 1e9])
 def test_chart_of_a_lone_point_is_a_dot(value, log_y):
-    svg = report_html.line_chart({"x": [(7, value)]}, "t", "y", log_y=log_y)
+    svg = report_charts.line_chart({"x": [(7, value)]}, "t", "y", log_y=log_y)
     ET.fromstring(svg)
     drawable = value > 0 or not log_y
     assert ("<circle" in svg) is drawable and ("no data yet" in svg) is not drawable
@@ -169,14 +171,14 @@ def test_chart_of_a_lone_point_is_a_dot(value, log_y):
 def test_long_chart_is_small_but_keeps_the_spike():
     points = [(i, 1.0) for i in range(50_000)]
     points[31_234] = (31_234, 99.0)
-    svg = report_html.line_chart({"x": points}, "t", "y")
+    svg = report_charts.line_chart({"x": points}, "t", "y")
     heights = [float(pair.split(",")[1]) for pair in
                re.search('polyline points="([^"]*)"', svg)[1].split()]  # fmt: skip
     assert len(svg) < 20_000 and min(heights) < 70 < 200 < max(heights)
 
 
 def test_chart_without_data():
-    assert "no data yet" in report_html.line_chart({}, "t", "y")
+    assert "no data yet" in report_charts.line_chart({}, "t", "y")
 
 
 def test_report_of_a_killed_run(workdir):
@@ -185,10 +187,12 @@ def test_report_of_a_killed_run(workdir):
     assert path == workdir / "report.html"
     assert "no_such_data · ocr · hrnet_w48" in html
     assert "<b>20.00 %</b>" in html and "at step 200" in html and "<b>200</b>" in html
-    assert "flip: False" in html and "40.00" in html
+    assert "scales: 1.0" in html and "flip: no" in html and "40.00" in html
     assert "road as &lt;script&gt;alert(1)&lt;/script&gt; (10.0 %)" in html
     assert html.count("data:image/jpeg;base64,") == 1 and "a_200" in html  # the newest only
     assert "no data yet" not in html
+    for fact in ("2,109,172", "8 x TPU &lt;v5&gt;", "data 4, height 2", "0.10.2"):
+        assert f"<dd>{fact}</dd>" in html
 
 
 def test_report_escapes_and_refers_to_nothing_outside(workdir):
