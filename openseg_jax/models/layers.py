@@ -183,29 +183,34 @@ def _depthwise_input_gradient(shape, kernel, stride, dilation, padding, gradient
     `stride * shift = phase + padding - dilation * t`: each phase is a sum of shifted gradients.
     """
     rows, columns = (-(-size // stride) for size in shape[1:3])
+    offsets = [
+        [phase + padding - dilation * tap for tap in range(kernel.shape[0])]
+        for phase in range(stride)
+    ]
+    matches = [
+        [(tap, offset // stride) for tap, offset in enumerate(row) if offset % stride == 0]
+        for row in offsets
+    ]
+    shifts = [shift for row in matches for _, shift in row]
+    before = max(0, -min(shifts))
+    after = [
+        max(0, max(shifts) + wanted - size)
+        for wanted, size in zip((rows, columns), gradient.shape[1:3], strict=True)
+    ]
+    padded = jnp.pad(gradient, ((0, 0), (before, after[0]), (before, after[1]), (0, 0)))
+    padded = jax.lax.optimization_barrier(padded)
 
-    def matches(phase: int) -> list[tuple[int, int]]:
-        offsets = [phase + padding - dilation * tap for tap in range(kernel.shape[0])]
-        return [(t, offset // stride) for t, offset in enumerate(offsets) if offset % stride == 0]
+    def phase_sum(row_matches, column_matches) -> jax.Array:
+        return sum(
+            padded[:, before + down : before + down + rows][
+                :, :, before + right : before + right + columns
+            ]
+            * kernel[i, j, 0]
+            for i, down in row_matches
+            for j, right in column_matches
+        )
 
-    def edges(shift: int, length: int, wanted: int) -> tuple[int, int, int]:
-        return -shift, wanted - length + shift, 0
-
-    def phase_sum(phase_row: int, phase_column: int) -> jax.Array:
-        total = jnp.zeros((shape[0], rows, columns, shape[3]), gradient.dtype)
-        for i, down in matches(phase_row):
-            for j, right in matches(phase_column):
-                moved = (
-                    (0, 0, 0),
-                    edges(down, gradient.shape[1], rows),
-                    edges(right, gradient.shape[2], columns),
-                    (0, 0, 0),
-                )
-                zero = jnp.zeros((), gradient.dtype)
-                total += jax.lax.pad(gradient * kernel[i, j, 0], zero, moved)
-        return total
-
-    phases = [[phase_sum(i, j) for j in range(stride)] for i in range(stride)]
+    phases = [[phase_sum(row, column) for column in matches] for row in matches]
     woven = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2)
     woven = woven.reshape(shape[0], rows * stride, columns * stride, shape[3])
     return woven[:, : shape[1], : shape[2]]
