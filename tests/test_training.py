@@ -19,7 +19,8 @@ from openseg_jax.training import checkpoint
 def final_state(workdir: Path, step: int) -> dict[str, np.ndarray]:
     from orbax.checkpoint import v1 as ocp
 
-    loaded = ocp.load_pytree((workdir / "checkpoints" / str(step) / "state").resolve())
+    folder = (workdir / "checkpoints" / str(step)).resolve()
+    loaded = ocp.load(folder, checkpointable_name="state")
     return {name: np.asarray(array) for name, array in loaded.items()}
 
 
@@ -227,7 +228,7 @@ def test_two_processes_train_checkpoint_evaluate_and_resume(toy_data, environmen
 
 
 def test_the_newest_and_the_best_checkpoint_are_kept(tmp_path):
-    state = {"params": {"kernel": np.ones(3, np.float32)}, "step": np.int32(0)}
+    state = {"params": {"kernel": np.ones(3, np.float32)}, "step": np.zeros((), np.int32)}
     with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
         for step, miou in ((1, 0.1), (2, 0.9), (3, None), (4, 0.3), (5, float("nan")), (6, None)):
             checkpoints.save(step, state, {"number": step}, miou)
@@ -246,7 +247,7 @@ def test_restoring_on_another_mesh_is_exact(tmp_path):
 
     rng = np.random.default_rng(0)
     state = {"params": {"a": {0: rng.normal(size=(3, 5)).astype(np.float32)}}}
-    state["step"] = np.int32(7)
+    state["step"] = np.full((), 7, np.int32)
     mesh = make_mesh(default_config().mesh, 8, jax.devices()[:1])
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(7, state, {})

@@ -114,7 +114,7 @@ def shapes(folder) -> dict[str, tuple[int, ...]]:
 
 
 def _leaves(folder) -> dict:
-    return ocp.pytree_metadata(folder / STATE).metadata
+    return ocp.checkpointables_metadata(folder).metadata[STATE]
 
 
 def _check_names(wanted: dict, found: dict[str, tuple], where: str) -> None:
@@ -166,7 +166,7 @@ def load(folder: Path) -> tuple[dict[str, np.ndarray], dict]:
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
-        arrays = ocp.load_pytree(folder / STATE, abstract)
+        arrays = ocp.load(folder, abstract, checkpointable_name=STATE)
     about = ocp.checkpointables_metadata(folder).custom_metadata
     return {name: np.asarray(array) for name, array in arrays.items()}, about["config"]
 
