@@ -13,7 +13,7 @@ def get_config(backbone="mobilenet_v2"):
     config.model.update(
         backbone=backbone, num_classes=10, channels=64, key_channels=32, aux_channels=64
     )
-    config.augment.update(scale=(0.75, 1.33), crop=(128, 192))
-    config.optimizer.update(name="adamw", learning_rate=2e-3, weight_decay=0.02, warmup_steps=50)
+    config.augment.update(scale=(0.8, 1.25), crop=(128, 192))
+    config.optimizer.update(name="adamw", learning_rate=3e-3, weight_decay=0.02, warmup_steps=50)
     config.train.update(steps=500, batch_size=8, log_every=10, eval_every=100, checkpoint_every=100)
     return config
