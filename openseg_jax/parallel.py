@@ -26,8 +26,14 @@ def initialize(coordinator_address: str | None, num_processes: int | None, proce
     jax.distributed.initialize(coordinator_address, num_processes, process_id)
 
 
-def make_mesh(mesh, batch_size: int, devices: list | None = None) -> Mesh:
-    """The mesh of `config.mesh`, checked against the number of devices and the batch size."""
+def make_mesh(mesh, batch_size: int, rows: int, devices: list | None = None) -> Mesh:
+    """The mesh of `config.mesh`, checked against the devices and the shape of a batch.
+
+    Args:
+        batch_size: images of a global batch.
+        rows: height of its images.
+        devices: all by default.
+    """
     devices = devices or jax.devices()
     height = mesh.height
     data = len(devices) // height if mesh.data == -1 else mesh.data
@@ -41,6 +47,11 @@ def make_mesh(mesh, batch_size: int, devices: list | None = None) -> Mesh:
             f"A batch of {batch_size} images cannot be divided over {data} groups of devices. "
             f"Make train.batch_size a multiple of {data}, or use fewer devices "
             "(config.mesh, CUDA_VISIBLE_DEVICES, JAX_NUM_CPU_DEVICES)."
+        )
+    if rows % height:
+        raise UserError(
+            f"config.augment.crop is {rows} rows high, which config.mesh.height={height} does not "
+            "divide. Change one of them."
         )
     axis_types = (AxisType.Auto, AxisType.Auto)
     return jax.make_mesh((data, height), ("data", "height"), axis_types, devices=devices)

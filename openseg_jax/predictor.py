@@ -23,6 +23,8 @@ from openseg_jax.evaluation.inference import (
     predict_all,
 )
 from openseg_jax.models import segmenter
+from openseg_jax.preprocessing import compute_dtype
+from openseg_jax.training import checkpoint
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -31,8 +33,6 @@ class Predictor:
     """A trained network with everything it needs: normalisation, classes, colours."""
 
     def __init__(self, config, weights: dict, graph, name: str):
-        from openseg_jax.training.trainer import compute_dtype
-
         dataset = catalog.get(config.data.name)
         self.config, self.name = config, name
         self.classes, self.palette = dataset.classes, dataset.palette
@@ -44,8 +44,6 @@ class Predictor:
     @classmethod
     def load(cls, path, config=None) -> Predictor:
         """The network of a checkpoint, or of the best checkpoint of a workdir."""
-        from openseg_jax.training import checkpoint
-
         folder = checkpoint.find(Path(path).expanduser())
         arrays, saved = checkpoint.load(folder)
         config = config or config_lib.from_dict(saved)

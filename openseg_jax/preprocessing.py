@@ -6,6 +6,13 @@ import jax
 import jax.numpy as jnp
 
 
+def compute_dtype(name: str) -> jnp.dtype:
+    """The dtype of activations: as named, or bfloat16 on accelerators and float32 on CPU."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
 def normalize(
     image: jax.Array,
     data,

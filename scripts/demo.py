@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
+    """Runs the demo; the exit code."""
     os.chdir(ROOT)
     os.environ.setdefault("OPENSEG_DATA", str(ROOT / "runs" / "data"))
     from openseg_jax import cli

@@ -5,12 +5,13 @@ import pytest
 from flax import nnx
 
 from openseg_jax.bridge.names import variables
-from openseg_jax.bridge.pretrained import initialize_from
+from openseg_jax.bridge.pretrained import fill_backbone
 from openseg_jax.bridge.torch_files import read_checkpoint, write_checkpoint
 from openseg_jax.config import default_config
 from openseg_jax.errors import UserError
 from openseg_jax.models import segmenter
 from openseg_jax.models.mobilenet_v2 import OUTPUTS, MobileNetV2
+from openseg_jax.training.initialization import initialize_from
 
 WEIGHTS = "weights/mobilenet_v2_imagenet_features.pt"
 
@@ -57,9 +58,8 @@ def test_a_hole_or_another_shape_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize("stride,golden", [(32, "os32_225"), (8, "os8_129x193")])
 def test_imagenet_features_equal_pytorchs(real_data, stride, golden):
     backbone = MobileNetV2(output_stride=stride, rng=np.random.default_rng(0))
-    holder = nnx.Module()
-    holder.backbone = backbone
-    report = initialize_from(str(real_data / WEIGHTS), holder)
+    report = fill_backbone(backbone, real_data / WEIGHTS)
+    assert report.complete
     assert all(name.startswith("features.18.") for name in report.unused)
     expected = np.load(real_data / f"weights/golden/mnv2_features_{golden}.npz")
     image = expected["input_u8_hwc"].astype(np.float32) / 255
@@ -77,3 +77,19 @@ def test_imagenet_features_equal_pytorchs(real_data, stride, golden):
 def test_the_published_file_reads(real_data):
     tensors = read_checkpoint(real_data / WEIGHTS)
     assert len(tensors) == 312 and tensors["features.0.0.weight"].shape == (32, 3, 3, 3)
+
+
+def test_our_own_checkpoint_fills_everything(uninterrupted, tmp_path):
+    from openseg_jax.training import checkpoint
+
+    config = default_config().model
+    config.update(num_classes=10, channels=64, key_channels=32, aux_channels=64)
+    network = segmenter.build(config, np.random.default_rng(5))
+    report = initialize_from(str(uninterrupted[0]), network)
+    arrays, _ = checkpoint.load(checkpoint.find(uninterrupted[0]))
+    assert len(report.mapped) == len(arrays) and not report.unused
+    kernel = network.head.classifier.kernel.get_value()
+    np.testing.assert_array_equal(kernel, arrays["params.head.classifier.kernel"])
+    config.num_classes = 7
+    with pytest.raises(UserError, match="head.classifier.kernel"):
+        initialize_from(str(uninterrupted[0]), segmenter.build(config, np.random.default_rng(5)))

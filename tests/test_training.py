@@ -155,7 +155,7 @@ batches = [next(stream) for _ in range(10)]
 losses = []
 for devices, height in ((1, 1), (8, 1), (8, 2)):
     config.mesh.height = height
-    mesh = make_mesh(config.mesh, config.train.batch_size, jax.devices()[:devices])
+    mesh = make_mesh(config.mesh, config.train.batch_size, 64, jax.devices()[:devices])
     network = segmenter.build(config.model, np.random.default_rng(config.seed))
     state, graphs = create_state(config, network)
     state = replicate(state, mesh)
@@ -248,7 +248,7 @@ def test_restoring_on_another_mesh_is_exact(tmp_path):
     rng = np.random.default_rng(0)
     state = {"params": {"a": {0: rng.normal(size=(3, 5)).astype(np.float32)}}}
     state["step"] = np.full((), 7, np.int32)
-    mesh = make_mesh(default_config().mesh, 8, jax.devices()[:1])
+    mesh = make_mesh(default_config().mesh, 8, 64, jax.devices()[:1])
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(7, state, {})
         restored = checkpoints.restore(7, state, mesh)
@@ -266,7 +266,7 @@ def test_a_checkpoint_of_another_model_is_named(tmp_path):
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"params": {"a": np.ones(3, np.float32)}}, {})
         other = {"params": {"a": np.ones(4, np.float32), "b": np.ones(2, np.float32)}}
-        mesh = make_mesh(default_config().mesh, 8, jax.devices()[:1])
+        mesh = make_mesh(default_config().mesh, 8, 64, jax.devices()[:1])
         with pytest.raises(UserError, match="another model") as error:
             checkpoints.restore(1, other, mesh)
     assert "params.b is missing" in str(error.value)

@@ -1,9 +1,8 @@
-"""`config.init_from`: a network's first weights from a PyTorch file or one of our checkpoints."""
+"""Backbone weights from a PyTorch file, and the report of what went where."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from flax import nnx
 
 from openseg_jax.bridge.names import to_ours, variables
 from openseg_jax.bridge.torch_files import read_checkpoint
-from openseg_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +21,11 @@ class Report:
     unused: tuple[str, ...]  # in the file, not in the module
     clashes: tuple[str, ...]  # "key: shape in the file, shape in the module"
 
+    @property
+    def complete(self) -> bool:
+        """Whether every weight of the module was filled."""
+        return bool(self.mapped) and not self.missing and not self.clashes
+
     def __str__(self) -> str:
         parts = [f"{len(self.mapped)} arrays loaded"]
         for kind in ("missing", "unused", "clashes"):
@@ -33,33 +36,12 @@ class Report:
         return "; ".join(parts)
 
 
-def initialize_from(path: str, network: nnx.Module) -> Report:
-    """Fills `network` in place from `path`; a UserError where that would leave holes.
-
-    A PyTorch file fills the backbone, and every backbone weight must be in it; a folder is one
-    of our checkpoints (or a workdir: its best) and fills everything.
-    """
-    source = Path(path).expanduser()
-    if not source.exists():
-        raise UserError(
-            f"config.init_from: {source} does not exist. Give the path of a PyTorch file (.pth, "
-            ".pt, .safetensors) or of one of our checkpoints, or leave it empty to start from "
-            "random weights."
-        )
-    if source.is_dir():
-        report = _fill_from_checkpoint(source, network)
-    else:
-        report = fill(variables(network.backbone), backbone_arrays(read_checkpoint(source)))
-    if not report.mapped or report.missing or report.clashes:
-        raise UserError(
-            f"config.init_from: {source} does not fit this network: {report}. Choose the "
-            "config.model the file was made for, or another file."
-        )
-    logging.getLogger(__name__).info("init_from %s: %s", source, report)
-    return report
+def fill_backbone(backbone: nnx.Module, path: Path) -> Report:
+    """Fills a backbone in place from a PyTorch file, of the backbone alone or of a whole model."""
+    return fill(variables(backbone), _backbone_arrays(read_checkpoint(path)))
 
 
-def backbone_arrays(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _backbone_arrays(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The backbone's tensors of a PyTorch file, without its prefix, in our axes."""
     prefix = "backbone." if any(key.startswith("backbone.") for key in tensors) else ""
     return {
@@ -87,14 +69,3 @@ def fill(targets: dict[str, nnx.Variable], arrays: dict[str, np.ndarray]) -> Rep
         tuple(name for name in arrays if name not in targets),
         tuple(clashes),
     )
-
-
-def _fill_from_checkpoint(folder: Path, network: nnx.Module) -> Report:
-    from openseg_jax.training import checkpoint
-
-    arrays, _ = checkpoint.load(checkpoint.find(folder))
-    targets = {
-        ".".join(map(str, path)): variable
-        for path, variable in nnx.to_flat_state(nnx.state(network, (nnx.Param, nnx.BatchStat)))
-    }
-    return fill(targets, {name.split(".", 1)[1]: array for name, array in arrays.items()})

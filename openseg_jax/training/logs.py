@@ -91,13 +91,10 @@ class Logs:
 
     @contextlib.contextmanager
     def pause(self):
-        """Does not count the time inside (evaluation) as training."""
+        """Does not count the time inside (evaluation, checkpoints) as training."""
         start = time.perf_counter()
         yield
         self._paused += time.perf_counter() - start
-
-    def saved(self) -> None:
-        """Starts the clock anew after a checkpoint."""
 
     def training(self, step: int, values: list[dict], batch_size: int) -> None:
         """Logs the mean of the metrics of the steps since the last call."""

@@ -17,7 +17,6 @@ from jax.sharding import Mesh, NamedSharding
 
 from openseg_jax import config as config_lib
 from openseg_jax import report_html
-from openseg_jax.bridge.pretrained import initialize_from
 from openseg_jax.data import catalog
 from openseg_jax.data.pipeline import built_folder, training_batches
 from openseg_jax.errors import UserError
@@ -25,9 +24,10 @@ from openseg_jax.evaluation import evaluator
 from openseg_jax.evaluation.inference import local_weights, make_forward, make_label_predictor
 from openseg_jax.models import segmenter
 from openseg_jax.parallel import REPLICATED, batch_specs, make_mesh, replicate, shard_batch
-from openseg_jax.preprocessing import normalize
-from openseg_jax.training import optimizer
+from openseg_jax.preprocessing import compute_dtype, normalize
+from openseg_jax.training import checkpoint, optimizer
 from openseg_jax.training.checkpoint import Checkpoints, save_config
+from openseg_jax.training.initialization import initialize_from
 from openseg_jax.training.logs import Logs
 from openseg_jax.training.losses import segmentation_loss
 
@@ -36,15 +36,16 @@ def train(config, workdir: Path, extend: bool = False) -> None:
     """Trains from scratch, from `config.init_from`, or from where `workdir` stopped."""
     config_lib.validate(config)
     built_folder(catalog.get(config.data.name), config_lib.data_dir(config.data.dir))
-    mesh = make_mesh(config.mesh, config.train.batch_size)
+    mesh = make_mesh(config.mesh, config.train.batch_size, config.augment.crop[0])
     settings = config_lib.to_dict(config)
     with Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:
         start = checkpoints.latest_step or 0
         if start:
             config_lib.check_resumable(checkpoints.config(start), settings, extend)
         network = segmenter.build(config.model, np.random.default_rng(config.seed))
+        loaded = None
         if config.init_from and not start:
-            initialize_from(config.init_from, network)
+            loaded = initialize_from(config.init_from, network)
         state, graphs = create_state(config, network)
         if start:
             state = checkpoints.restore(start, state, mesh)
@@ -53,6 +54,8 @@ def train(config, workdir: Path, extend: bool = False) -> None:
         save_config(workdir, settings)
         with Logs(workdir, start, config.train.steps) as logs:
             logs.describe(config, state["params"], mesh)
+            if loaded:
+                logs.say(f"init_from {config.init_from}: {loaded}")
             if start >= config.train.steps:
                 logs.say(f"{workdir} is finished: {start} of {config.train.steps} steps are done.")
                 return
@@ -62,13 +65,6 @@ def train(config, workdir: Path, extend: bool = False) -> None:
                 make_forward(graphs["eval"], config.data, compute_dtype(config.dtype))
             )
             _loop(config, settings, workdir, mesh, state, graphs, predict, checkpoints, logs)
-
-
-def compute_dtype(name: str) -> jnp.dtype:
-    """The dtype of activations: as named, or bfloat16 on accelerators and float32 on CPU."""
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(name)
 
 
 def create_state(config, network: segmenter.Segmenter) -> tuple[dict, dict]:
@@ -167,8 +163,8 @@ def _loop(config, settings, workdir, mesh, state, graphs, predict, checkpoints, 
         if (step % config.train.eval_every == 0 and not stopping) or step == steps:
             miou = _evaluate(config, workdir, state, predict, step, logs)
         if miou is not None or step % config.train.checkpoint_every == 0 or stopping:
-            checkpoints.save(step, state, settings, miou)
-            logs.saved()
+            with logs.pause():
+                checkpoints.save(step, state, settings, miou)
         if stopping and step < steps:
             logs.say(f"Stopped by a signal at step {step}; saved. The same command goes on.")
             return
@@ -221,8 +217,6 @@ class StopSignal:
 
 def evaluate_only(config, workdir: Path) -> dict:
     """Evaluates the best checkpoint of a workdir (or `config.init_from`) once."""
-    from openseg_jax.training import checkpoint
-
     network = segmenter.build(config.model, np.random.default_rng(config.seed))
     params, stats, graphs = segmenter.graphs(network)
     folder = checkpoint.find(workdir)

@@ -36,7 +36,7 @@ USUAL = {  # the colours (indices into POOL) a class takes more often than other
     ROAD: (10, 12), PAVEMENT: (8, 11), BUILDING: (0, 9), WALL: (1, 9), VEGETATION: (3, 4),
     SKY: (5, 11), POLE: (10, 12), SIGN: (2, 0), CAR: (0, 6), PERSON: (1, 7),
 }  # fmt: skip
-USUALLY = 0.7  # how often; few enough that colour alone does not tell the classes
+USUALLY = 0.92  # how often; few enough that colour alone does not tell the classes
 
 
 def between(rng: np.random.Generator, low: float, high: float) -> float:
