@@ -92,5 +92,13 @@ def _report(arguments) -> None:
     print(write_report(arguments.workdir))
 
 
-if __name__ == "__main__":
+def entry() -> None:
+    """The console script."""
+    from openseg_jax.main import use_huge_pages
+
+    use_huge_pages()
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -27,6 +27,17 @@ flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
+def use_huge_pages() -> None:
+    """On Linux, starts this process again with huge memory pages for large arrays.
+
+    XLA:CPU allocates its buffers anew at each step, and glibc, unless told so before a process
+    starts, gives them back page by page: without it a training step takes a third longer.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, sys.orig_argv)
+
+
 def run(argv: list[str]) -> int:
     """Runs the program with these arguments (the first is its name); the exit code."""
     try:
@@ -110,4 +121,5 @@ def fail(message: str, argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     sys.exit(run(sys.argv))

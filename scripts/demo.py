@@ -6,15 +6,17 @@ import os
 import sys
 from pathlib import Path
 
+from openseg_jax import cli
+from openseg_jax.main import use_huge_pages
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
     """Runs the demo; the exit code."""
+    use_huge_pages()
     os.chdir(ROOT)
     os.environ.setdefault("OPENSEG_DATA", str(ROOT / "runs" / "data"))
-    from openseg_jax import cli
-
     built = cli.main(["data", "build", "toy_street"])
     if built:
         return built

@@ -10,7 +10,7 @@ import pytest
 from openseg_jax.config import default_config
 from openseg_jax.data import builder, catalog, transforms
 from openseg_jax.data.dataset import IGNORE, LabelMap
-from openseg_jax.data.pipeline import Split, evaluation_examples, training_batches
+from openseg_jax.data.pipeline import Split, evaluation_examples, measured, training_batches
 from openseg_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -219,6 +219,12 @@ def test_batches_do_not_depend_on_workers(stream_config):
 
 def test_any_batch_can_be_had_without_the_ones_before(stream_config):
     assert_same(take(stream_config, 8)[5:], take(stream_config, 3, start=5))
+
+
+def test_measuring_the_pipeline_loses_no_batch(stream_config):
+    stream, speed = measured(training_batches(stream_config), batch_size=2)
+    assert_same([next(stream) for _ in range(8)], take(stream_config, 8))
+    assert speed > 0
 
 
 def test_two_processes_share_one_global_stream(stream_config):

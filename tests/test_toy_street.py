@@ -16,7 +16,7 @@ from openseg_jax.data.toy.canvas import CLASSES, HEIGHT, WIDTH
 
 NUM_CLASSES = 10
 TRAIN_IMAGES = 150
-LABEL_SHA256 = "305d19b2a8941b1763f544b979380a036dd7ad4248d2d7c7f9f5616bfe6b5edb"  # of train_0000
+LABEL_SHA256 = "f4f83a335edae9c099d39a620d5deae51ae2cd5d37c091afd6eda9de9a4a2398"  # of train_0000
 
 
 def decode(loads) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,9 @@ and batch `i` can be had without the ones before it, which is what makes resumin
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,6 +140,21 @@ def training_batches(
     if config.data.workers:
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(config.data.workers))
     return iter(stream)
+
+
+def measured(
+    stream: Iterator[dict], batch_size: int, count: int = 4
+) -> tuple[Iterator[dict], float]:
+    """Times the first batches, before anything else runs; none is lost.
+
+    Returns:
+        the stream from its start, and the images/s that the input pipeline makes on its own.
+    """
+    first = [next(stream)]  # its time is that of starting threads or processes
+    start = time.perf_counter()
+    first += [next(stream) for _ in range(count)]
+    seconds = time.perf_counter() - start
+    return itertools.chain(first, stream), count * batch_size / max(seconds, 1e-9)
 
 
 def evaluation_examples(split: Split, process: int = 0, processes: int = 1) -> Iterator[dict]:

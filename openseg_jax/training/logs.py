@@ -58,7 +58,7 @@ class Logs:
         if self._active:
             tqdm.write(text)
 
-    def describe(self, config, params: dict, mesh) -> None:
+    def describe(self, config, params: dict, mesh, data_speed: float) -> None:
         """One paragraph about the run, and a "run" line in metrics.jsonl."""
         if not self._active:
             return
@@ -70,6 +70,7 @@ class Logs:
             "processes": jax.process_count(),
             "mesh": dict(mesh.shape),
             "batch_size": config.train.batch_size,
+            "input_images_per_second": round(data_speed, 1),
             "jax": jax.__version__,
             "openseg_jax": __version__,
         }
@@ -79,7 +80,8 @@ class Logs:
             f"{config.data.name}, {config.model.num_classes} classes; batch "
             f"{config.train.batch_size} over {facts['devices']} "
             f"({jax.process_count()} process{'es' if jax.process_count() > 1 else ''}); "
-            f"batch norm over all {config.train.batch_size} images; {config.train.steps} steps"
+            f"batch norm over all {config.train.batch_size} images; {config.train.steps} steps; "
+            f"input pipeline alone {data_speed:.0f} images/s"
         )
 
     @contextlib.contextmanager

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +15,12 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
 
 from openseg_jax import config as config_lib
 from openseg_jax import report_html
 from openseg_jax.data import catalog
-from openseg_jax.data.pipeline import built_folder, training_batches
+from openseg_jax.data.pipeline import built_folder, measured, training_batches
 from openseg_jax.errors import UserError
 from openseg_jax.evaluation import evaluator
 from openseg_jax.evaluation.inference import local_weights, make_forward, make_label_predictor
@@ -53,18 +55,21 @@ def train(config, workdir: Path, extend: bool = False) -> None:
             state = replicate(state, mesh)
         save_config(workdir, settings)
         with Logs(workdir, start, config.train.steps) as logs:
-            logs.describe(config, state["params"], mesh)
-            if loaded:
-                logs.say(f"init_from {config.init_from}: {loaded}")
             if start >= config.train.steps:
                 logs.say(f"{workdir} is finished: {start} of {config.train.steps} steps are done.")
                 return
+            batches = training_batches(config, start, jax.process_index(), jax.process_count())
+            batches, data_speed = measured(batches, config.train.batch_size)
+            logs.describe(config, state["params"], mesh, data_speed)
+            if loaded:
+                logs.say(f"init_from {config.init_from}: {loaded}")
             if start:
                 logs.say(f"Going on from step {start} in {workdir}.")
             predict = make_label_predictor(
                 make_forward(graphs["eval"], config.data, compute_dtype(config.dtype))
             )
-            _loop(config, settings, workdir, mesh, state, graphs, predict, checkpoints, logs)
+            run = Run(config, settings, workdir, mesh, graphs, predict, checkpoints, logs)
+            _loop(run, state, batches)
 
 
 def create_state(config, network: segmenter.Segmenter) -> tuple[dict, dict]:
@@ -138,33 +143,47 @@ def _norm(tree) -> jax.Array:
     return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
 
 
-def _loop(config, settings, workdir, mesh, state, graphs, predict, checkpoints, logs) -> None:
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What stays the same throughout a run."""
+
+    config: ConfigDict
+    settings: dict  # the config as it is saved
+    workdir: Path
+    mesh: Mesh
+    graphs: dict
+    predict: Callable
+    checkpoints: Checkpoints
+    logs: Logs
+
+
+def _loop(run: Run, state: dict, batches: Iterator[dict]) -> None:
     """From the state's step to the last: train, log, evaluate, save, stop when asked."""
+    config, logs = run.config, run.logs
     start, steps = int(jax.device_get(state["step"])), config.train.steps
-    batches = training_batches(config, start, jax.process_index(), jax.process_count())
     stop = StopSignal()
     train_step, recent = None, []
     for step in range(start + 1, steps + 1):
         with logs.waiting_for_data():
             batch = next(batches)
         train_step = train_step or make_train_step(
-            config, graphs["train"], mesh, batch_specs(batch)
+            config, run.graphs["train"], run.mesh, batch_specs(batch)
         )
         with jax.transfer_guard("disallow"):
-            state, metrics = train_step(state, shard_batch(batch, mesh))
+            state, metrics = train_step(state, shard_batch(batch, run.mesh))
         recent.append(metrics)
         if step % config.train.log_every == 0 or step in (start + 1, steps):
             values = [jax.device_get(each) for each in recent]
             _check_finite(values, step, config)
             logs.training(step, values, config.train.batch_size)
             recent = []
-        stopping = stop.requested(step)
+        stopping = stop.requested()
         miou = None
         if (step % config.train.eval_every == 0 and not stopping) or step == steps:
-            miou = _evaluate(config, workdir, state, predict, step, logs)
+            miou = _evaluate(run, state, step)
         if miou is not None or step % config.train.checkpoint_every == 0 or stopping:
             with logs.pause():
-                checkpoints.save(step, state, settings, miou)
+                run.checkpoints.save(step, state, run.settings, miou)
         if stopping and step < steps:
             logs.say(f"Stopped by a signal at step {step}; saved. The same command goes on.")
             return
@@ -180,11 +199,13 @@ def _check_finite(values: list[dict], step: int, config) -> None:
         )
 
 
-def _evaluate(config, workdir, state, predict, step, logs) -> float:
+def _evaluate(run: Run, state: dict, step: int) -> float:
+    """Evaluates, logs and reports; the mIoU (NaN where there is none)."""
+    config, logs, workdir = run.config, run.logs, run.workdir
     dtype = compute_dtype(config.dtype).name
     with logs.pause():
         weights = local_weights(state)
-        result, pictures = evaluator.evaluate(config, predict, weights, step, workdir, dtype)
+        result, pictures = evaluator.evaluate(config, run.predict, weights, step, workdir, dtype)
         logs.evaluation(step, result, pictures)
         if jax.process_index() == 0:
             report = report_html.write_report(workdir)
@@ -208,8 +229,8 @@ class StopSignal:
             raise KeyboardInterrupt  # the second Ctrl-C does not wait for a checkpoint
         self._received = True
 
-    def requested(self, step: int) -> bool:
-        """Whether to stop after this step; all processes answer alike."""
+    def requested(self) -> bool:
+        """Whether to stop after the current step; all processes answer alike."""
         if jax.process_count() == 1:
             return self._received
         return bool(multihost_utils.process_allgather(np.array(self._received)).any())

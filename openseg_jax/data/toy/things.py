@@ -79,7 +79,7 @@ def paint_car_from_the_side(canvas: Canvas, street: Street, x: float, depth: flo
 
 def paint_person(canvas: Canvas, street: Street, x: float, depth: float) -> None:
     """A person who stands and looks at the camera."""
-    height = max(between(canvas.rng, 2.0, 2.4) * FOCAL / depth, 34)
+    height = max(between(canvas.rng, 2.0, 2.4) * FOCAL / depth, 38)
     u, v, corner = local_grid(street, x, depth, 0.5 * height, height)
     darken_below(canvas, street, x, depth, 0.4 * height)
     stride = between(canvas.rng, 0.12, 0.28)
