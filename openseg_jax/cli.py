@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 def _predict(arguments) -> int:
     from openseg_jax.main import prepare_jax
 
-    prepare_jax()
+    prepare_jax(arguments.verbose)
     from openseg_jax import predictor
 
     model = predictor.Predictor.load(arguments.checkpoint)

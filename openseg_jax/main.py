@@ -85,9 +85,7 @@ def _run(argv: list[str]) -> None:
         raise UserError(f"Unknown argument {argv[1]!r}: flags start with --.")
     if CONFIG.value is None or not FLAGS.workdir:
         raise UserError("Give --config=configs/NAME.py and --workdir=FOLDER.")
-    if not FLAGS.verbose:
-        logging.set_verbosity(logging.ERROR)
-    prepare_jax()
+    prepare_jax(FLAGS.verbose)
     from openseg_jax import parallel
     from openseg_jax.training import trainer
 
@@ -100,9 +98,14 @@ def _run(argv: list[str]) -> None:
         trainer.train(CONFIG.value, workdir, FLAGS.extend)
 
 
-def prepare_jax() -> None:
-    """Process-wide settings, before JAX is first used: the compilation cache, quiet libraries."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+def prepare_jax(verbose: bool = False) -> None:
+    """Process-wide settings, before JAX is first used: the compilation cache, quiet libraries.
+
+    The libraries log every error they raise, with tracebacks; we say it once, in one message.
+    """
+    if not verbose:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        logging.set_verbosity(logging.FATAL)
     import jax
 
     if not jax.config.jax_compilation_cache_dir:

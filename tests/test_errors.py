@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -107,8 +108,8 @@ def test_data_build_errors(openseg, tmp_path):
     assert_helpful(openseg("data", "build", "camvit"), "camvit", "camvid")
 
 
-def test_full_disk_is_one_message(train, toy_data, tmp_path):
-    """A tiny file system stands in for a full disk."""
+def test_full_disk_is_one_message(uninterrupted, environment, tmp_path):
+    """A tiny file system stands in for a full disk: the first checkpoint does not fit."""
     mount = tmp_path / "tiny"
     mount.mkdir()
     mounted = subprocess.run(
@@ -117,13 +118,7 @@ def test_full_disk_is_one_message(train, toy_data, tmp_path):
     if mounted.returncode:
         pytest.skip("mounting needs root")
     try:
-        finished = train(
-            TOY,
-            f"--workdir={mount}/w",
-            "--config.train.steps=1",
-            "--config.augment.crop=(64, 64)",
-            "--config.train.batch_size=2",
-        )
+        finished = run(mount / "w", 6, environment, every=1)
     finally:
         subprocess.run(["umount", str(mount)], check=True)
     assert_helpful(finished, "could not be written", "Free some space")

@@ -117,8 +117,9 @@ def test_batch_norm_statistics_far_from_zero():
     norm = BatchNorm(3)
     params, stats = split(norm)
     x = random(4, 5, 6, 3) * 2.8 + np.array([1000, -50, 0], np.float32)
+    step = jax.jit(lambda p, s, x: train_step(norm, p, s, x))
     for _ in range(200):  # the running mean, which shifts the data, finds its way
-        y, stats = jax.jit(lambda p, s, x: train_step(norm, p, s, x))(params, stats, x)
+        y, stats = step(params, stats, x)
     wide = x.astype(np.float64)
     mean, var = wide.mean((0, 1, 2)), wide.var((0, 1, 2))
     close(y, (wide - mean) / np.sqrt(var + 1e-5), 1e-4)

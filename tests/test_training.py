@@ -64,7 +64,7 @@ def test_another_config_is_refused_with_its_differences(uninterrupted, environme
     changed = ["--config.optimizer.learning_rate=0.5", "--config.data.workers=1"]
     refused = run(workdir, 6, environment, more=changed)
     assert refused.returncode == 2 and "Traceback" not in refused.stderr
-    assert "optimizer.learning_rate: 0.002 -> 0.5" in refused.stderr
+    assert "optimizer.learning_rate: 0.0025 -> 0.5" in refused.stderr
     assert "workers" not in refused.stderr
     longer = run(workdir, 8, environment)
     assert longer.returncode == 2 and "--extend" in longer.stderr

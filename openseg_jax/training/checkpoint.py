@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import math
 import shutil
 from pathlib import Path
@@ -39,7 +38,6 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int = 2):
-        logging.getLogger("absl").setLevel(logging.ERROR)
         policies = ocp.training.preservation_policies
         best = policies.BestN(get_metric_fn=_miou, n=1, keep_checkpoints_without_metrics=False)
         _remove_unfinished(workdir / "checkpoints")
@@ -54,8 +52,12 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *exception) -> None:
-        self._checkpointer.close()
+    def __exit__(self, kind, *exception) -> None:
+        try:
+            self._checkpointer.close()
+        except Exception:
+            if kind is None:  # else it repeats what went wrong before
+                raise
 
     @property
     def latest_step(self) -> int | None:
