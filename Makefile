@@ -1,6 +1,7 @@
 # The two commands of the README. `make demo PYTHON=python3.12` chooses the interpreter.
 PYTHON ?= python3
-VENV ?= .venv
+# Another interpreter gets an environment of its own.
+VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 
 .PHONY: demo test lint clean

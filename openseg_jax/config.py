@@ -137,8 +137,16 @@ def validate(config: ConfigDict) -> None:
         "loss.shards",
         f"it must divide train.batch_size, which is {config.train.batch_size}.",
     )
-    low, high = config.augment.scale
-    require(0 < low <= high, "augment.scale", "give (low, high) with 0 < low <= high.")
+    for key in ("scale", "aspect"):
+        low, high = config.augment[key]
+        require(0 < low <= high, f"augment.{key}", "give (low, high) with 0 < low <= high.")
+    require(min(config.augment.crop) > 0, "augment.crop", "give a positive (height, width).")
+    require(config.augment.brightness >= 0, "augment.brightness", "it may not be negative.")
+    require(config.eval.batch_size > 0, "eval.batch_size", "it must be positive.")
+    require(config.data.workers >= 0, "data.workers", "it may not be negative.")
+    require(config.train.keep_checkpoints > 0, "train.keep_checkpoints", "it must be positive.")
+    require(config.mesh.height > 0, "mesh.height", "it must be positive.")
+    require(config.model.output_stride in (8, 16, 32), "model.output_stride", "use 8, 16 or 32.")
     require(config.optimizer.name in ("sgd", "adamw"), "optimizer.name", "use sgd or adamw.")
     schedules = ("poly", "constant")
     require(config.optimizer.schedule in schedules, "optimizer.schedule", "use poly or constant.")
@@ -200,6 +208,21 @@ def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
         elif before != after:
             lines.append(f"{prefix}{key}: {before!r} -> {after!r}")
     return lines
+
+
+def check_same_network(trained_with: dict, wanted: dict) -> None:
+    """Refuses to evaluate a checkpoint as another network, or with another normalisation."""
+    inputs = ("data.channel_order", "data.scale", "data.mean", "data.std", "data.name")
+    refused = [
+        line
+        for line in differences(trained_with, wanted)
+        if line.startswith("model.") or line.split(":")[0] in inputs
+    ]
+    if refused:
+        raise UserError(
+            "The checkpoint was trained with another config. Differing keys:\n  "
+            + "\n  ".join(refused)
+        )
 
 
 def check_resumable(old: dict, new: dict, extend: bool = False) -> None:

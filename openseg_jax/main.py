@@ -12,6 +12,7 @@ from ml_collections import config_flags
 
 from openseg_jax.errors import UserError
 
+CONFIG_ERRORS = (AttributeError, KeyError, TypeError, ValueError, OSError, ImportError)
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file(
@@ -40,6 +41,9 @@ def use_huge_pages() -> None:
 
 def run(argv: list[str]) -> int:
     """Runs the program with these arguments (the first is its name); the exit code."""
+    if "--help" in argv:
+        print(f"{__doc__}\n\n{FLAGS.module_help('openseg_jax.main') or FLAGS.main_module_help()}")
+        return 0
     try:
         app.run(_main, argv=argv, flags_parser=_parse_flags)
     except SystemExit as exit:
@@ -55,7 +59,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
             fail(f"The config file {file} does not exist (looked from {Path.cwd()}).", argv)
     try:
         return FLAGS(argv, known_only=False)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, UserError) as error:
+    except (flags.Error, UserError, *CONFIG_ERRORS) as error:
         fail(f"{_one_line(error)}\nTry --help, or look at the config file.", argv)
 
 
@@ -119,7 +123,9 @@ def fail(message: str, argv: list[str]) -> None:
         import traceback
 
         traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
+        os._exit(2)  # an orderly exit would wait for the other processes, and they for this one
     sys.exit(2)
 
 

@@ -34,8 +34,13 @@ def make_mesh(mesh, batch_size: int, rows: int, devices: list | None = None) -> 
         rows: height of its images.
         devices: all by default.
     """
-    devices = devices or jax.devices()
     height = mesh.height
+    if devices is None and jax.local_device_count() % height:
+        raise UserError(
+            f"config.mesh.height is {height}: it must divide the {jax.local_device_count()} "
+            "devices of each process, as each process loads whole images."
+        )
+    devices = devices or jax.devices()
     data = len(devices) // height if mesh.data == -1 else mesh.data
     if data * height != len(devices):
         raise UserError(

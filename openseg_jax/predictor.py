@@ -145,9 +145,14 @@ def _write(out: Path, example: dict, label: np.ndarray, palette) -> None:
 
 
 def _output_names(paths: list[Path]) -> list[str]:
-    """File stems; where two images share one, the whole path goes into the name."""
-    stems = [path.stem for path in paths]
-    return [
-        stem if stems.count(stem) == 1 else "_".join(path.with_suffix("").parts).strip("/_.")
-        for path, stem in zip(paths, stems, strict=True)
-    ]
+    """File stems; an image whose stem another has already taken gets a number."""
+    taken: set[str] = set()
+    names = []
+    for path in paths:
+        name, number = path.stem, 1
+        while name in taken:
+            number += 1
+            name = f"{path.stem}_{number}"
+        taken.add(name)
+        names.append(name)
+    return names

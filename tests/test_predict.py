@@ -42,7 +42,6 @@ def test_files_folders_and_bad_images(workdir, openseg, tmp_path):
     assert finished.returncode == 1, finished.stderr
     assert "3 of 4 images done" in finished.stdout and "broken.png" in finished.stderr
     names = sorted(path.name for path in (out / "ids").iterdir())
-    assert len(names) == 3 and "grey.png" in names
     for name in names:
         ids = np.asarray(Image.open(out / "ids" / name))
         colour = Image.open(out / "color" / name)
@@ -50,9 +49,9 @@ def test_files_folders_and_bad_images(workdir, openseg, tmp_path):
         np.testing.assert_array_equal(np.asarray(colour), ids)
         assert np.asarray(Image.open(out / "overlay" / name)).shape == (40, 60, 3)
     assert (out / "legend.png").is_file()
-    (written,) = [name for name in names if name.startswith("in_a") or name.endswith("in_a.png")]
+    assert names == ["a.png", "a_2.png", "grey.png"]
     expected = openseg_jax.load(workdir).predict(image)
-    np.testing.assert_array_equal(np.asarray(Image.open(out / "ids" / written)), expected)
+    np.testing.assert_array_equal(np.asarray(Image.open(out / "ids" / "a.png")), expected)
 
 
 def test_no_images_and_no_checkpoint(workdir, openseg, tmp_path):

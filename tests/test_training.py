@@ -131,6 +131,8 @@ def test_sigkill_at_any_moment_loses_nothing(uninterrupted, tmp_path, environmen
     process.wait()
     resumed = run(workdir, 6, environment, every=2)
     assert resumed.returncode == 0, resumed.stderr
+    if moment == "step 4":
+        assert "Going on from step" in resumed.stdout
     assert_identical(final_state(uninterrupted[0], 6), final_state(workdir, 6))
     kept = sorted(path.name for path in (workdir / "checkpoints").iterdir())
     assert "6" in kept and not any("tmp" in name for name in kept), kept
@@ -148,7 +150,7 @@ from openseg_jax.parallel import batch_specs, make_mesh, replicate, shard_batch
 from openseg_jax.training.trainer import create_state, make_train_step
 
 config = toy_ocr.get_config()
-config.dtype = sys.argv[2]
+config.dtype, config.train.batch_size = sys.argv[2], 8
 config.augment.crop = (64, 96)
 stream = training_batches(config)
 batches = [next(stream) for _ in range(10)]
@@ -193,7 +195,7 @@ def run_two_processes(workdir, steps, environment, timeout=400):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    more = ["--config.train.batch_size=8", f"--coordinator_address=127.0.0.1:{port}"]
+    more = ["--config.train.batch_size=8", f"--coordinator_address=127.0.0.1:{port}", "--extend"]
     processes = [
         subprocess.Popen(
             command(workdir, steps, 2, [*more, "--num_processes=2", f"--process_id={index}"]),
@@ -223,8 +225,15 @@ def test_two_processes_train_checkpoint_evaluate_and_resume(toy_data, environmen
     first, second = final_state(whole, 2), final_state(workdir, 2)
     for name, array in first.items():
         np.testing.assert_allclose(array, second[name], rtol=1e-3, atol=1e-4, err_msg=name)
-    outputs = run_two_processes(workdir, 2, environment)
-    assert "is finished" in outputs[0]
+    outputs = run_two_processes(workdir, 4, environment)
+    assert "Going on from step 2" in outputs[0]
+    longer = run(whole, 4, {**environment, "JAX_NUM_CPU_DEVICES": "8"}, 2, [*more, "--extend"])
+    assert "Going on from step 2" in longer.stdout, longer.stderr
+    first, second = final_state(whole, 4), final_state(workdir, 4)
+    assert int(second["step"]) == 4
+    for name in first:
+        if name.startswith("stats") and name.endswith("mean"):
+            np.testing.assert_allclose(first[name], second[name], rtol=0.05, atol=0.02)
 
 
 def test_the_newest_and_the_best_checkpoint_are_kept(tmp_path):
@@ -271,3 +280,29 @@ def test_a_checkpoint_of_another_model_is_named(tmp_path):
             checkpoints.restore(1, other, mesh)
     assert "params.b is missing" in str(error.value)
     assert "params.a is (3,), the model needs (4,)" in str(error.value)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    import shutil
+
+    from openseg_jax.errors import UserError
+
+    state = {"params": {"a": np.ones(3, np.float32)}, "step": np.zeros((), np.int32)}
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {"model": "x"})
+    shutil.rmtree(tmp_path / "checkpoints" / "1" / "state" / "d")
+    with pytest.raises(UserError, match="checkpoints/1 is damaged"):
+        checkpoint.load(tmp_path / "checkpoints" / "1")
+
+
+def test_evaluating_with_another_network_or_normalisation_is_refused():
+    from openseg_jax import config as config_lib
+    from openseg_jax.errors import UserError
+
+    trained, wanted = (config_lib.to_dict(config_lib.default_config()) for _ in range(2))
+    wanted["eval"]["batch_size"] = 1
+    config_lib.check_same_network(trained, wanted)
+    wanted["data"]["mean"] = [0, 0, 0]
+    wanted["model"]["norm"] = "inplace_abn"
+    with pytest.raises(UserError, match="data.mean.*\n.*model.norm: 'bn' -> 'inplace_abn'"):
+        config_lib.check_same_network(trained, wanted)

@@ -31,7 +31,10 @@ def encode_label(label: np.ndarray) -> bytes:
 
 def _decode(encoded: bytes, flags: int, where: str) -> np.ndarray:
     data = np.frombuffer(encoded, np.uint8)
-    image = cv2.imdecode(data, flags) if len(data) else None
+    try:
+        image = cv2.imdecode(data, flags) if len(data) else None
+    except cv2.error:  # a header that promises more pixels than OpenCV allows
+        image = None
     if image is None:
         raise UserError(
             f"{where}: cannot be read as an image ({len(data)} bytes). The file may be damaged "

@@ -61,6 +61,17 @@ class Split:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
+def check_data(config) -> None:
+    """Raises UserError unless both splits of a run are there and have labels."""
+    dataset = catalog.get(config.data.name)
+    for name in (config.data.train_split, config.data.eval_split):
+        if not Split(dataset, config.data.dir, name).labelled:
+            raise UserError(
+                f"{dataset.name} has no labels for the split {name!r}. Choose another "
+                "config.data.train_split or config.data.eval_split."
+            )
+
+
 def built_folder(dataset: DataSet, root: Path) -> Path:
     """The folder of a built data set under `root`, or a UserError that says how to build it."""
     folder = root / dataset.name / dataset.version
@@ -116,8 +127,6 @@ def training_batches(
     """
     dataset = catalog.get(config.data.name)
     split = Split(dataset, config.data.dir, config.data.train_split)
-    if not split.labelled:
-        raise UserError(f"{dataset.name} has no labels for the split {split.split!r} to train on.")
     if config.train.batch_size % processes:
         raise UserError(
             f"config.train.batch_size is {config.train.batch_size}: it cannot be divided over "
@@ -135,22 +144,27 @@ def training_batches(
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
     per_batch = config.train.batch_size // processes
-    ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=max(2, 16 // per_batch))
+    ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=_batches_ahead(per_batch))
     stream = batches.to_iter_dataset(ahead)
     if config.data.workers:
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(config.data.workers))
     return iter(stream)
 
 
+def _batches_ahead(batch_size: int) -> int:
+    return max(2, 16 // batch_size)
+
+
 def measured(
-    stream: Iterator[dict], batch_size: int, count: int = 4
+    stream: Iterator[dict], batch_size: int, count: int = 8
 ) -> tuple[Iterator[dict], float]:
     """Times the first batches, before anything else runs; none is lost.
 
     Returns:
         the stream from its start, and the images/s that the input pipeline makes on its own.
     """
-    first = [next(stream)]  # its time is that of starting threads or processes
+    # Not timed: starting threads or processes, and what they prepared meanwhile.
+    first = [next(stream) for _ in range(_batches_ahead(batch_size) + 1)]
     start = time.perf_counter()
     first += [next(stream) for _ in range(count)]
     seconds = time.perf_counter() - start

@@ -13,6 +13,8 @@ from jax.sharding import Mesh
 from openseg_jax.parallel import IMAGES, REPLICATED
 from openseg_jax.preprocessing import normalize
 
+MOST_WAITING = 8  # batches of images that may wait for others of their shape
+
 
 def make_forward(graph: nnx.GraphDef, data, dtype: jnp.dtype) -> Callable:
     """`forward(weights, images) -> logits (n, h, w, k)` of uint8 RGB `(n, h, w, 3)` images.
@@ -73,18 +75,23 @@ def batches_by_shape(
         group = waiting.setdefault(example["image"].shape, [])
         group.append(example)
         if len(group) == batch_size:
-            yield group, np.stack([e["image"] for e in group])
-            del waiting[example["image"].shape]
-    for shape, group in waiting.items():
-        images = np.zeros((batch_size, *shape), np.uint8)
-        images[: len(group)] = [e["image"] for e in group]
-        yield group, images
+            yield _filled(waiting.pop(example["image"].shape), batch_size)
+        elif sum(map(len, waiting.values())) >= MOST_WAITING * batch_size:
+            yield _filled(waiting.pop(next(iter(waiting))), batch_size)
+    for group in waiting.values():
+        yield _filled(group, batch_size)
+
+
+def _filled(group: list[dict], batch_size: int) -> tuple[list[dict], np.ndarray]:
+    images = np.zeros((batch_size, *group[0]["image"].shape), np.uint8)
+    images[: len(group)] = [example["image"] for example in group]
+    return group, images
 
 
 def local_batch_size(wanted: int) -> int:
     """The smallest multiple of the number of local devices that is at least `wanted`."""
     devices = jax.local_device_count()
-    return -(-wanted // devices) * devices
+    return -(-max(wanted, 1) // devices) * devices
 
 
 def predict_all(

@@ -7,6 +7,7 @@ step, so that nothing else is needed to go on bit for bit.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -67,7 +68,9 @@ class Checkpoints:
 
     def config(self, step: int) -> dict:
         """The config the checkpoint was trained with."""
-        return self._checkpointer.metadata(step).custom_metadata["config"]
+        folder = self._checkpointer.directory / str(step)
+        with _readable(folder):
+            return self._checkpointer.metadata(step).custom_metadata["config"]
 
     def save(self, step: int, state: dict, config: dict, miou: float | None = None) -> None:
         """Writes `state`; it may be donated as soon as this returns."""
@@ -88,14 +91,29 @@ class Checkpoints:
         """The state of a step, in the structure of `like`, replicated over `mesh`."""
         wanted = flatten(like)
         folder = self._checkpointer.directory / str(step)
-        _check_names(wanted, shapes(folder), str(folder))
+        with _readable(folder):
+            found = shapes(folder)
+        _check_names(wanted, found, str(folder))
         sharding = NamedSharding(mesh, REPLICATED)
         abstract = {
             name: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
             for name, leaf in wanted.items()
         }
-        loaded = self._checkpointer.load_checkpointables(step, {STATE: abstract})[STATE]
+        with _readable(folder):
+            loaded = self._checkpointer.load_checkpointables(step, {STATE: abstract})[STATE]
         return jax.tree.unflatten(jax.tree.structure(like), [loaded[name] for name in wanted])
+
+
+@contextlib.contextmanager
+def _readable(folder):
+    """Turns the errors of reading a damaged checkpoint into one that says what to do."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
+        raise UserError(
+            f"The checkpoint {folder} is damaged ({type(error).__name__}: {str(error)[:200]}). "
+            "Remove that folder; the run then goes on from the checkpoint before it."
+        ) from error
 
 
 def _remove_unfinished(folder: Path) -> None:
@@ -160,17 +178,17 @@ def load(folder: Path) -> tuple[dict[str, np.ndarray], dict]:
     """
     folder = folder.resolve()
     sharding = SingleDeviceSharding(jax.local_devices()[0])
-    abstract = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-        for name, leaf in _leaves(folder).items()
-        if name.split(".")[0] in ("params", "stats")
-    }
     context = ocp.Context()
     context.pytree.loading.partial_load = True
-    with context:
+    with _readable(folder), context:
+        abstract = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+            for name, leaf in _leaves(folder).items()
+            if name.split(".")[0] in ("params", "stats")
+        }
         arrays = ocp.load(folder, abstract, checkpointable_name=STATE)
-    about = ocp.checkpointables_metadata(folder).custom_metadata
-    return {name: np.asarray(array) for name, array in arrays.items()}, about["config"]
+        config = ocp.checkpointables_metadata(folder).custom_metadata["config"]
+    return {name: np.asarray(array) for name, array in arrays.items()}, config
 
 
 def fill(like: dict, arrays: dict[str, np.ndarray], where: str) -> dict:
@@ -181,9 +199,13 @@ def fill(like: dict, arrays: dict[str, np.ndarray], where: str) -> dict:
 
 
 def save_config(workdir: Path, config: dict) -> None:
-    """Writes `workdir/config.json`."""
+    """Writes `workdir/config.json`, whole or not at all, from process 0."""
+    if jax.process_index():
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        path = workdir / "config.json"
+        path.with_suffix(".tmp").write_text(json.dumps(config, indent=1) + "\n")
+        path.with_suffix(".tmp").replace(path)
     except OSError as error:
         raise UserError(f"Cannot write to --workdir {workdir}: {error}") from error

@@ -19,8 +19,7 @@ from ml_collections import ConfigDict
 
 from openseg_jax import config as config_lib
 from openseg_jax import report_html
-from openseg_jax.data import catalog
-from openseg_jax.data.pipeline import built_folder, measured, training_batches
+from openseg_jax.data.pipeline import check_data, measured, training_batches
 from openseg_jax.errors import UserError
 from openseg_jax.evaluation import evaluator
 from openseg_jax.evaluation.inference import local_weights, make_forward, make_label_predictor
@@ -37,7 +36,7 @@ from openseg_jax.training.losses import segmentation_loss
 def train(config, workdir: Path, extend: bool = False) -> None:
     """Trains from scratch, from `config.init_from`, or from where `workdir` stopped."""
     config_lib.validate(config)
-    built_folder(catalog.get(config.data.name), config_lib.data_dir(config.data.dir))
+    check_data(config)
     mesh = make_mesh(config.mesh, config.train.batch_size, config.augment.crop[0])
     settings = config_lib.to_dict(config)
     with Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:
@@ -172,16 +171,17 @@ def _loop(run: Run, state: dict, batches: Iterator[dict]) -> None:
         with jax.transfer_guard("disallow"):
             state, metrics = train_step(state, shard_batch(batch, run.mesh))
         recent.append(metrics)
-        if step % config.train.log_every == 0 or step in (start + 1, steps):
+        logging = step % config.train.log_every == 0 or step in (start + 1, steps)
+        stopping = stop.requested(agree=logging)
+        evaluating = step == steps or (step % config.train.eval_every == 0 and not stopping)
+        saving = evaluating or stopping or step % config.train.checkpoint_every == 0
+        if logging or saving:
             values = [jax.device_get(each) for each in recent]
             _check_finite(values, step, config)
             logs.training(step, values, config.train.batch_size)
             recent = []
-        stopping = stop.requested()
-        miou = None
-        if (step % config.train.eval_every == 0 and not stopping) or step == steps:
-            miou = _evaluate(run, state, step)
-        if miou is not None or step % config.train.checkpoint_every == 0 or stopping:
+        miou = _evaluate(run, state, step) if evaluating else None
+        if saving:
             with logs.pause():
                 run.checkpoints.save(step, state, run.settings, miou)
         if stopping and step < steps:
@@ -191,11 +191,12 @@ def _loop(run: Run, state: dict, batches: Iterator[dict]) -> None:
 
 
 def _check_finite(values: list[dict], step: int, config) -> None:
-    if not all(np.isfinite(each["loss"]) for each in values):
+    if not all(np.isfinite([each["loss"], each["grad_norm"]]).all() for each in values):
         raise UserError(
-            f"The loss is not finite any more (steps {step - len(values) + 1} to {step}). Lower "
-            f"config.optimizer.learning_rate (now {config.optimizer.learning_rate}) or add "
-            "config.optimizer.warmup_steps; the last checkpoint is from before that."
+            f"The loss or its gradient is not finite any more (steps {step - len(values) + 1} to "
+            f"{step}). Lower config.optimizer.learning_rate (now "
+            f"{config.optimizer.learning_rate}) or add config.optimizer.warmup_steps; the last "
+            "checkpoint is from before that."
         )
 
 
@@ -229,19 +230,26 @@ class StopSignal:
             raise KeyboardInterrupt  # the second Ctrl-C does not wait for a checkpoint
         self._received = True
 
-    def requested(self) -> bool:
-        """Whether to stop after the current step; all processes answer alike."""
+    def requested(self, agree: bool) -> bool:
+        """Whether to stop after the current step; all processes answer alike.
+
+        Several processes have to ask each other, which they do at the steps that `agree`.
+        """
         if jax.process_count() == 1:
             return self._received
+        if not agree:
+            return False
         return bool(multihost_utils.process_allgather(np.array(self._received)).any())
 
 
 def evaluate_only(config, workdir: Path) -> dict:
-    """Evaluates the best checkpoint of a workdir (or `config.init_from`) once."""
+    """Evaluates the best checkpoint of a workdir once."""
+    config_lib.validate(config)
     network = segmenter.build(config.model, np.random.default_rng(config.seed))
     params, stats, graphs = segmenter.graphs(network)
     folder = checkpoint.find(workdir)
-    arrays, _ = checkpoint.load(folder)
+    arrays, trained_with = checkpoint.load(folder)
+    config_lib.check_same_network(trained_with, config_lib.to_dict(config))
     filled = checkpoint.fill({"params": params, "stats": stats}, arrays, str(folder))
     dtype = compute_dtype(config.dtype)
     predict = make_label_predictor(make_forward(graphs["eval"], config.data, dtype))
