@@ -254,8 +254,11 @@ class BatchNorm(nnx.Module):
             scale = scale * jax.lax.rsqrt(self.var[...] + self.eps)
             wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
             return ((wide - self.mean[...]) * scale + self.bias[...]).astype(x.dtype)
-        y, mean, var = _normalize(x, scale, self.bias[...], self.mean[...], self.eps)
-        count = x.size // x.shape[-1]
+        count, offset = x.size // x.shape[-1], 0.0
+        if count < FEW_SAMPLES:
+            offset = jax.lax.stop_gradient(x.astype(self.mean[...].dtype).mean((0, 1, 2)))
+        y, mean, var = _normalize(x - offset, scale, self.bias[...], self.mean[...], self.eps)
+        mean, y = mean + offset, y.astype(x.dtype)
         self._update(self.mean, mean)
         self._update(self.var, var * (count / max(count - 1, 1)))
         return y
@@ -263,6 +266,12 @@ class BatchNorm(nnx.Module):
     def _update(self, running: nnx.BatchStat, new: jax.Array) -> None:
         new = jax.lax.stop_gradient(new)
         running[...] = (1 - self.momentum) * running[...] + self.momentum * new
+
+
+# Maps with fewer samples are centred first (their normalisation does not change by that): object
+# representations, nearly equal at the start of training, have a variance far below their mean,
+# of which one pass over the values would leave little but rounding errors.
+FEW_SAMPLES = 4096
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
