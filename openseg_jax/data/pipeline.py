@@ -164,7 +164,8 @@ def measured(
         the stream from its start, and the images/s that the input pipeline makes on its own.
     """
     # Not timed: starting threads or processes, and what they prepared meanwhile.
-    first = [next(stream) for _ in range(_batches_ahead(batch_size) + 1)]
+    first = [next(stream)]
+    first += [next(stream) for _ in range(_batches_ahead(len(first[0]["label"])) + 2)]
     start = time.perf_counter()
     first += [next(stream) for _ in range(count)]
     seconds = time.perf_counter() - start

@@ -168,8 +168,9 @@ def _loop(run: Run, state: dict, batches: Iterator[dict]) -> None:
         train_step = train_step or make_train_step(
             config, run.graphs["train"], run.mesh, batch_specs(batch)
         )
+        placed = shard_batch(batch, run.mesh)
         with jax.transfer_guard("disallow"):
-            state, metrics = train_step(state, shard_batch(batch, run.mesh))
+            state, metrics = train_step(state, placed)
         recent.append(metrics)
         logging = step % config.train.log_every == 0 or step in (start + 1, steps)
         stopping = stop.requested(agree=logging)
