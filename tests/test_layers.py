@@ -113,7 +113,9 @@ def split(module):
     return (nnx.to_pure_dict(nnx.state(module, kind)) for kind in (nnx.Param, nnx.BatchStat))
 
 
-def test_batch_norm_statistics_far_from_zero():
+@pytest.mark.parametrize("few_samples", [0, layers.FEW_SAMPLES])
+def test_batch_norm_statistics_far_from_zero(monkeypatch, few_samples):
+    monkeypatch.setattr(layers, "FEW_SAMPLES", few_samples)
     norm = BatchNorm(3)
     params, stats = split(norm)
     x = random(4, 5, 6, 3) * 2.8 + np.array([1000, -50, 0], np.float32)
@@ -141,7 +143,9 @@ def test_batch_norm_evaluates_with_running_statistics_and_keeps_the_dtype(norm):
     assert module(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
-def test_batch_norm_trains_as_torch_does():
+@pytest.mark.parametrize("few_samples", [0, layers.FEW_SAMPLES])
+def test_batch_norm_trains_as_torch_does(monkeypatch, few_samples):
+    monkeypatch.setattr(layers, "FEW_SAMPLES", few_samples)
     torch = pytest.importorskip("torch")
     norm, reference = BatchNorm(5), torch.nn.BatchNorm2d(5).train()
     params, stats = split(norm)

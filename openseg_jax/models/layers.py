@@ -254,10 +254,11 @@ class BatchNorm(nnx.Module):
             scale = scale * jax.lax.rsqrt(self.var[...] + self.eps)
             wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
             return ((wide - self.mean[...]) * scale + self.bias[...]).astype(x.dtype)
-        count, offset = x.size // x.shape[-1], 0.0
+        count, offset, shift = x.size // x.shape[-1], 0.0, self.mean[...]
         if count < FEW_SAMPLES:
-            offset = jax.lax.stop_gradient(x.astype(self.mean[...].dtype).mean((0, 1, 2)))
-        y, mean, var = _normalize(x - offset, scale, self.bias[...], self.mean[...], self.eps)
+            offset = jax.lax.stop_gradient(x.astype(shift.dtype).mean((0, 1, 2)))
+            shift = jnp.zeros_like(shift)
+        y, mean, var = _normalize(x - offset, scale, self.bias[...], shift, self.eps)
         mean, y = mean + offset, y.astype(x.dtype)
         self._update(self.mean, mean)
         self._update(self.var, var * (count / max(count - 1, 1)))
