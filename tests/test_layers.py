@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from openseg_jax.models import layers
-from openseg_jax.models.layers import BatchNorm, Conv, convolve, resize_bilinear
+from openseg_jax.models import layers, resize
+from openseg_jax.models.layers import BatchNorm, Conv, convolve
+from openseg_jax.models.resize import resize_bilinear
 
 RNG = np.random.default_rng(0)
 
@@ -98,8 +99,8 @@ def test_resize_by_gathers_equals_resize_by_matrices_and_interpolates_linearly()
     x = random(1, 7, 5, 2)
     for align_corners in (True, False):
         close(
-            layers._resize_by_gathers(jnp.asarray(x), (13, 4), align_corners),
-            np.asarray(layers._resize_by_matrices(jnp.asarray(x), (13, 4), align_corners)),
+            resize._resize_by_gathers(jnp.asarray(x), (13, 4), align_corners),
+            np.asarray(resize._resize_by_matrices(jnp.asarray(x), (13, 4), align_corners)),
         )
 
 

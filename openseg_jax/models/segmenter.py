@@ -8,9 +8,9 @@ import numpy as np
 from flax import nnx
 
 from openseg_jax.errors import UserError
-from openseg_jax.models.layers import resize_bilinear
 from openseg_jax.models.mobilenet_v2 import MobileNetV2
 from openseg_jax.models.ocr import OCRHead
+from openseg_jax.models.resize import resize_bilinear
 
 BACKBONES = {"mobilenet_v2": MobileNetV2}
 METHODS = {"ocr": OCRHead}
