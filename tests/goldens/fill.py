@@ -68,7 +68,7 @@ def fill(key, shape, salt=PUBLIC_SALT):
     if key.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
     n = int(np.prod(shape)) if shape else 1
-    text = "w|%s|%s|%s" % (salt, key, ",".join(map(str, shape)))
+    text = "w|{}|{}|{}".format(salt, key, ",".join(map(str, shape)))
     if len(shape) >= 2:  # conv / linear weight
         fan_in = int(np.prod(shape[1:]))
         gain = CONV_GAIN if key.startswith("backbone.") else HEAD_GAIN
@@ -86,7 +86,7 @@ def fill(key, shape, salt=PUBLIC_SALT):
             if pat.search(key):
                 v = v * s
     else:
-        raise ValueError("no rule for %s %s" % (key, shape))
+        raise ValueError(f"no rule for {key} {shape}")
     return v.reshape(shape).astype(np.float32)
 
 
@@ -149,14 +149,17 @@ def make_offset_targets(seed, shape, cell=4):
     a = (((z >> np.uint64(32)) % np.uint64(181)).astype(np.float64) * 2.0 - 180.0).reshape(
         n, gh, gw
     )
-    up = lambda q: np.ascontiguousarray(q.repeat(cell, 1).repeat(cell, 2)[:, :h, :w])
+
+    def up(q):
+        return np.ascontiguousarray(q.repeat(cell, 1).repeat(cell, 2)[:, :h, :w])
+
     return up(d), up(a)
 
 
 def direction(key, shape):
     """Fixed float64 random direction used for the gradient projections."""
     n = int(np.prod(shape)) if len(shape) else 1
-    return normal("g|%s" % key, n).reshape(shape)
+    return normal(f"g|{key}", n).reshape(shape)
 
 
 def make_image(seed, h, w, c=3):
