@@ -1,0 +1,154 @@
+"""Convolutions as functions, with the formulations that XLA:CPU needs.
+
+1x1, depthwise and strided convolutions take another way on CPU than on a GPU or TPU, with equal
+results; those choices live here (and for resizing in `resize.py`). Arrays are `(n, h, w, c)`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+
+def convolve(
+    x: jax.Array, kernel: jax.Array, stride: int, dilation: int, groups: int, padding: int
+) -> jax.Array:
+    """Convolution of `x: (n, h, w, in)` with `kernel: (k, k, in / groups, out)`."""
+    if kernel.shape[:2] == (1, 1) and groups == 1 and padding == 0:
+        # As a matrix product: 1.5x faster forward and 4x backward on XLA:CPU; strided ones are
+        # sliced first, their weight gradient is 9x faster so.
+        return _convolve_pointwise(x[:, ::stride, ::stride], kernel[0, 0])
+    general = partial(
+        _convolve_general, stride=stride, dilation=dilation, groups=groups, padding=padding
+    )
+    if groups == x.shape[-1] == kernel.shape[-1]:
+        return jax.lax.platform_dependent(
+            x,
+            kernel,
+            cpu=lambda x, kernel: _convolve_depthwise(x, kernel, stride, dilation, padding),
+            default=general,
+        )
+    return general(x, kernel)
+
+
+def _convolve_general(x, kernel, *, stride, dilation, groups, padding):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def materialize(x: jax.Array) -> jax.Array:
+    """On CPU, keeps XLA from computing what leads to `x` anew in each of its users."""
+    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
+
+
+@jax.custom_vjp
+def _convolve_pointwise(x, kernel):
+    """`(n, h, w, in) @ (in, out)`: a 1x1 convolution as a matrix product."""
+    return x @ kernel
+
+
+def _pointwise_forward(x, kernel):
+    return x @ kernel, (x, kernel)
+
+
+def _pointwise_backward(saved, gradient):
+    x, kernel = saved
+    gradient = materialize(gradient)
+    return gradient @ kernel.T, jnp.einsum("nhwi,nhwo->io", x, gradient)
+
+
+_convolve_pointwise.defvjp(_pointwise_forward, _pointwise_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _convolve_depthwise(x, kernel, stride, dilation, padding):
+    """A depthwise convolution as shifted multiply-adds: 16-20x faster on XLA:CPU."""
+    taps = _depthwise_taps(x, kernel.shape[0], stride, dilation, padding)
+    weights = kernel.reshape(-1, kernel.shape[-1])
+    y = sum(tap * weight for tap, weight in zip(taps, weights, strict=True))
+    return jax.lax.optimization_barrier(y)
+
+
+def _depthwise_taps(x, size, stride, dilation, padding) -> list[jax.Array]:
+    """The shifted, strided views of the padded input, one for each kernel position."""
+    reach = dilation * (size - 1)
+    out_h, out_w = ((s + 2 * padding - reach - 1) // stride + 1 for s in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    x = jax.lax.optimization_barrier(x)
+    return [
+        x[:, top : top + (out_h - 1) * stride + 1 : stride][
+            :, :, left : left + (out_w - 1) * stride + 1 : stride
+        ]
+        for top in range(0, reach + 1, dilation)
+        for left in range(0, reach + 1, dilation)
+    ]
+
+
+def _depthwise_forward(x, kernel, stride, dilation, padding):
+    return _convolve_depthwise(x, kernel, stride, dilation, padding), (x, kernel)
+
+
+def _depthwise_backward(stride, dilation, padding, saved, gradient):
+    x, kernel = saved
+    gradient = jax.lax.optimization_barrier(gradient)
+    x_gradient = _depthwise_input_gradient(x.shape, kernel, stride, dilation, padding, gradient)
+    # All taps are reduced in one pass over the rows, 4x faster than nine reductions.
+    taps = _depthwise_taps(x, kernel.shape[0], stride, dilation, padding)
+    row_sums = jax.lax.reduce(
+        [tap * gradient for tap in taps],
+        [jnp.zeros((), gradient.dtype)] * len(taps),
+        lambda a, b: [p + q for p, q in zip(a, b, strict=True)],
+        (1,),
+    )
+    kernel_gradient = jnp.stack([total.sum((0, 1)) for total in row_sums])
+    return jax.lax.optimization_barrier(x_gradient), kernel_gradient.reshape(kernel.shape)
+
+
+def _depthwise_input_gradient(shape, kernel, stride, dilation, padding, gradient):
+    """Row `stride * m + phase` of the input met output row `m + shift` at tap `t` where
+    `stride * shift = phase + padding - dilation * t`: each phase is a sum of shifted gradients.
+    """
+    rows, columns = (-(-size // stride) for size in shape[1:3])
+    offsets = [
+        [phase + padding - dilation * tap for tap in range(kernel.shape[0])]
+        for phase in range(stride)
+    ]
+    matches = [
+        [(tap, offset // stride) for tap, offset in enumerate(row) if offset % stride == 0]
+        for row in offsets
+    ]
+    shifts = [shift for row in matches for _, shift in row]
+    before = max(0, -min(shifts))
+    after = [
+        max(0, max(shifts) + wanted - size)
+        for wanted, size in zip((rows, columns), gradient.shape[1:3], strict=True)
+    ]
+    padded = jnp.pad(gradient, ((0, 0), (before, after[0]), (before, after[1]), (0, 0)))
+    padded = jax.lax.optimization_barrier(padded)
+
+    def phase_sum(row_matches, column_matches) -> jax.Array:
+        return sum(
+            padded[:, before + down : before + down + rows][
+                :, :, before + right : before + right + columns
+            ]
+            * kernel[i, j, 0]
+            for i, down in row_matches
+            for j, right in column_matches
+        )
+
+    phases = [[phase_sum(row, column) for column in matches] for row in matches]
+    woven = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2)
+    woven = woven.reshape(shape[0], rows * stride, columns * stride, shape[3])
+    return woven[:, : shape[1], : shape[2]]
+
+
+_convolve_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
