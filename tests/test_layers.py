@@ -1,13 +1,18 @@
 """Layers against PyTorch where it is installed, and against plain NumPy everywhere."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from openseg_jax.models import convolve as convolve_module
 from openseg_jax.models import layers, resize
-from openseg_jax.models.layers import BatchNorm, Conv, convolve
+from openseg_jax.models.convolve import convolve
+from openseg_jax.models.layers import BatchNorm, Conv
+from openseg_jax.models.pool import average_pool, max_pool
 from openseg_jax.models.resize import resize_bilinear
 
 RNG = np.random.default_rng(0)
@@ -64,7 +69,7 @@ def test_convolution_and_its_gradients(kernel, stride, dilation, groups, padding
     close(y, naive_convolution(x, k, stride, dilation, groups, padding))
 
     general = jax.jit(
-        lambda x, k: layers._convolve_general(
+        lambda x, k: convolve_module._convolve_general(
             x, k, stride=stride, dilation=dilation, groups=groups, padding=padding
         )
     )
@@ -182,3 +187,34 @@ def test_initialisation_is_torchs_and_follows_the_generator():
     assert np.abs(conv.bias.get_value()).max() <= bound and conv.bias.get_value().std() > 0
     again = Conv(8, 64, 3, bias=True, rng=np.random.default_rng(3))
     np.testing.assert_array_equal(kernel, again.kernel.get_value())
+
+
+@pytest.mark.parametrize("count_padding", (None, True, False))  # None: the largest, not the mean
+@pytest.mark.parametrize("ceil_mode", (True, False))
+@pytest.mark.parametrize("length", range(3, 12))
+def test_pooling_and_its_gradient_equal_torch(length, ceil_mode, count_padding):
+    torch = pytest.importorskip("torch")
+    if count_padding is None:
+        pool, reference, options = max_pool, torch.nn.functional.max_pool2d, {}
+    else:
+        pool = partial(average_pool, count_padding=count_padding)
+        reference = torch.nn.functional.avg_pool2d
+        options = {"count_include_pad": count_padding}
+    rng = np.random.default_rng(length)
+    x = rng.standard_normal((2, length, length + 1, 3), np.float32)
+    nchw = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).requires_grad_()
+    for size, stride, padding in ((3, 2, 1), (2, 2, 0), (3, 1, 1)):
+        expected = reference(nchw, size, stride, padding, ceil_mode=ceil_mode, **options)
+        direction = torch.from_numpy(rng.standard_normal(tuple(expected.shape), np.float32))
+        (expected_gradient,) = torch.autograd.grad((expected * direction).sum(), nchw)
+        ours = partial(pool, size=size, stride=stride, padding=padding, ceil_mode=ceil_mode)
+        y, gradient = jax.vjp(ours, jnp.asarray(x))
+        np.testing.assert_allclose(y, expected.detach().permute(0, 2, 3, 1), atol=1e-6)
+        (gradient,) = gradient(jnp.asarray(direction.permute(0, 2, 3, 1).numpy()))
+        np.testing.assert_allclose(gradient, expected_gradient.permute(0, 2, 3, 1), atol=2e-6)
+
+
+def test_a_network_without_weights_takes_no_memory_and_is_not_a_number():
+    conv = Conv(2000, 2000, 7, bias=True, rng=None)
+    assert conv.kernel.get_value().base is not None and not any(conv.kernel.get_value().strides)
+    assert np.isnan(conv.kernel.get_value()[0, 0, 0, 0]) and np.isnan(conv.bias.get_value()).all()
