@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from openseg_jax import __version__
+from openseg_jax import __version__, cli_data
 from openseg_jax.errors import UserError
 
 
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments) or 0
-    except UserError as error:
+    except (UserError, OSError) as error:
         if arguments.verbose:
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -36,26 +36,46 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=f"{text}: --config=FILE --workdir=DIR, as openseg_jax.main")
 
     predict = commands.add_parser("predict", help="label any images with a trained network")
-    predict.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders or globs")
+    help = "images, videos, folders, globs, or - for a list on the standard input"
+    predict.add_argument("inputs", nargs="+", metavar="INPUT", help=help)
     predict.add_argument("--checkpoint", required=True, help="a workdir, or one checkpoint in it")
     predict.add_argument("--out", required=True, type=Path, help="folder for the results")
-    predict.add_argument("--batch-size", type=int, default=4)
+    predict.add_argument("--batch-size", type=int, default=0, help="default: best for the device")
+    predict.add_argument("--scales", help="such as 0.75,1,1.25; their logits are summed")
+    predict.add_argument("--flip", action="store_true", help="add the logits of the mirror image")
+    predict.add_argument("--window", help="such as 512x1024 (height x width): sliding windows")
+    predict.add_argument("--confidence", action="store_true", help="write how sure each pixel is")
+    help = "workdir or checkpoint of a SegFix network that refines the boundaries"
+    predict.add_argument("--boundary-refine", metavar="SEGFIX", help=help)
+    help = "also write the provider's label ids, to a folder or a .zip, as test servers want them"
+    predict.add_argument("--submission", type=Path, metavar="PATH", help=help)
     predict.set_defaults(run=_predict)
 
-    data = commands.add_parser("data", help="build and list data sets")
+    compare = commands.add_parser("compare", help="compare two results, class by class")
+    compare.add_argument("first", type=Path, metavar="A.json", help="WORKDIR/eval/STEP.json")
+    compare.add_argument("second", type=Path, metavar="B.json")
+    compare.add_argument("--force", action="store_true", help="even if their protocols are unlike")
+    compare.set_defaults(run=_compare)
+
+    segfix = commands.add_parser("segfix", help="refine the boundaries of any label maps")
+    segfix.add_argument("labels", type=Path, help="folder of label PNGs, ids of any data set")
+    segfix.add_argument("--out", required=True, type=Path, help="folder for the results")
+    segfix.add_argument("--checkpoint", help="a SegFix network's workdir; needs --images")
+    segfix.add_argument("--images", type=Path, help="folder of the images of the labels")
+    segfix.add_argument("--offsets", type=Path, help="folder of .mat or .npy offsets instead")
+    segfix.add_argument("--truth", type=Path, help="or true labels: the upper bound")
+    segfix.add_argument("--instances", action="store_true", help="Cityscapes' instance results")
+    segfix.add_argument("--scale", type=float, help="steps to go; default 2, instances 1")
+    segfix.set_defaults(run=_segfix)
+
+    data = commands.add_parser("data", help="build, check and look at data sets")
     actions = data.add_subparsers(required=True, metavar="ACTION")
-    build = actions.add_parser("build", help="build a data set from what its provider ships")
-    build.add_argument("name")
-    build.add_argument("--source", type=Path, help="the folder as downloaded")
-    build.add_argument("--out", default="", help="default: $OPENSEG_DATA or ~/openseg_data")
-    build.set_defaults(run=_build)
-    listing = actions.add_parser("list", help="the data sets we know")
-    listing.set_defaults(run=_list)
+    data_commands = cli_data.add_commands(actions)
 
     report = commands.add_parser("report", help="write report.html of a workdir anew")
     report.add_argument("workdir", type=Path)
     report.set_defaults(run=_report)
-    for command in (predict, build, listing, report):
+    for command in (predict, compare, segfix, report, *data_commands):
         command.add_argument("--verbose", action="store_true", help="show tracebacks")
     return parser
 
@@ -64,26 +84,25 @@ def _predict(arguments) -> int:
     from openseg_jax.main import prepare_jax
 
     prepare_jax(arguments.verbose)
-    from openseg_jax import predictor
+    from openseg_jax import prediction
 
-    model = predictor.Predictor.load(arguments.checkpoint)
-    return predictor.predict_files(model, arguments.inputs, arguments.out, arguments.batch_size)
-
-
-def _build(arguments) -> None:
-    from openseg_jax.config import data_dir
-    from openseg_jax.data import builder, catalog
-
-    folder = builder.build(catalog.get(arguments.name), arguments.source, data_dir(arguments.out))
-    print(f"{arguments.name} is in {folder}: {builder.summary(folder)}")
+    return prediction.from_arguments(arguments)
 
 
-def _list(arguments) -> None:
-    from openseg_jax.data import catalog
+def _compare(arguments) -> None:
+    from openseg_jax.evaluation import compare
 
-    for name in catalog.names():
-        dataset = catalog.get(name)
-        print(f"{name:16} {dataset.num_classes:3} classes  {dataset.title}")
+    results = (compare.read(path) for path in (arguments.first, arguments.second))
+    print(compare.compare(*results, arguments.force))
+
+
+def _segfix(arguments) -> int:
+    from openseg_jax.main import prepare_jax
+
+    prepare_jax(arguments.verbose)
+    from openseg_jax import refinement
+
+    return refinement.from_arguments(arguments)
 
 
 def _report(arguments) -> None:

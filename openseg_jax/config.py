@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from openseg_jax.data import catalog
 from openseg_jax.errors import UserError
@@ -33,37 +34,81 @@ def default_config() -> ConfigDict:
             backbone="mobilenet_v2",
             norm="bn",  # or inplace_abn, as in the published checkpoints
             num_classes=0,  # of the data set
-            output_stride=8,
-            channels=512,  # width of the head
-            key_channels=256,  # width of queries and keys
-            aux_channels=512,  # width of the auxiliary head
-            dropout=0.05,
+            remat=False,  # compute each stage again in the backward pass: less memory, more time
+            # None stands for the original's choice for this method and backbone.
+            output_stride=placeholder(int),  # 8, 16 or 32
+            multi_grid=placeholder(tuple),  # dilation factors of a ResNet's last blocks
+            channels=placeholder(int),  # width of the head
+            key_channels=placeholder(int),  # width of queries and keys
+            aux_channels=placeholder(int),  # width of the auxiliary head
+            dropout=placeholder(float),
+            dilations=placeholder(tuple),  # of ASP-OC's and ASP-OCR's branches
+            factors=placeholder(tuple),  # ISA: (along the height, along the width) of each stage
+            attention_chunk=placeholder(int),  # OCNet: rows of the attention matrix at a time
         )
     )
     config.data = ConfigDict(
         dict(
             name="",
+            # Of a user's own data set; `data.folder.configure` fills them in.
+            classes=(),
+            palette=(),  # an RGB colour a class
+            label_map=(),  # pairs: value in the stored masks, train id (255: ignored)
+            flip_pairs=(),  # pairs of train ids that swap in a mirror image
             dir="",  # empty: $OPENSEG_DATA, or ~/openseg_data
             train_split="train",
             eval_split="val",
             workers=0,  # processes that prepare batches; 0: threads of this process
+            boundaries="",  # classes or instances: batches also have the maps SegFix learns
             **RGB_IMAGENET,  # network input = (image / scale - mean) / std, in channel_order
         )
     )
     config.augment = ConfigDict(
         dict(
-            scale=(0.5, 2.0),  # random resize
+            # What happens, in this order; also: resize, contrast, saturation, hue,
+            # permute_channels, rotate, pad. Brightness is last among the colours.
+            steps=("random_resize", "crop", "flip", "brightness"),
+            resize=(),  # step resize: to this size, or else
+            resize_min_side=0,  # to this length of the short side, or else
+            resize_max_side=0,  # of the long side
+            scale=(0.5, 2.0),  # step random_resize
             aspect=(1.0, 1.0),  # random change of width / height
-            crop=(512, 1024),
+            bound=(),  # instead of a random scale: longest (short side, long side)
+            max_side=0,  # longest side after either resize; 0: no limit
+            whole_resize=False,  # resize all of an image, not only the crop: equal but for rounding
+            crop=(512, 1024),  # size of the examples
+            crop_method="random",  # or center, grid
+            crop_grid=(2, 2),  # crop positions (rows, columns) of the method grid
             flip=0.5,  # probability of a mirror image
             brightness=10,  # up to this many grey levels brighter or darker
+            probability=1.0,  # of each of the next steps, where they are named
+            contrast=(0.5, 1.5),  # factor
+            saturation=(0.5, 1.5),  # factor
+            hue=18.0,  # up to this many degrees either way
+            rotate=10.0,  # up to this many degrees either way
+            padding=(0, 0, 0, 0),  # step pad: left, up, right, down
+            align="pad",  # of examples smaller than the crop; or scale, scale_and_pad
+            pad="random",  # where padding goes: random, center, right_down, left_up, border
         )
     )
     config.loss = ConfigDict(
         dict(
-            aux_weight=0.4,
+            # Of the main output: ce (cross entropy), ohem (of hard pixels only), rmi (region mutual
+            # information); ce2p and segfix are for the outputs of those networks.
+            name="ce",
+            aux_weight=0.4,  # of the cross entropy of each auxiliary output
             class_weights=(),  # one number a class; empty: all equal
-            shards=1,  # normalise the loss over this many parts of the batch, each on its own
+            label_smoothing=0.0,  # share of the target that is spread over all classes
+            ohem_threshold=0.7,  # pixels count whose class has a probability below this,
+            ohem_min_kept=100_000,  # and if they are fewer, so many of each shard
+            rmi_balance=0.5,  # share of the binary cross entropy in rmi
+            edge_weight=1.0,  # of the edge output in ce2p
+            segfix_max_distance=5,  # pixels so near to a boundary belong to it
+            dice_weight=0.0,  # adds so much of the Dice loss of the main output
+            lovasz_weight=0.0,  # adds so much of its Lovász-softmax loss
+            # The batch is split into so many parts, each with a loss of its own, and these are
+            # averaged. The original has one part a GPU.
+            shards=1,
         )
     )
     config.optimizer = ConfigDict(
@@ -71,11 +116,22 @@ def default_config() -> ConfigDict:
             name="sgd",  # or adamw
             learning_rate=0.01,
             head_lr_multiplier=1.0,  # for everything that is not the backbone
-            momentum=0.9,
+            momentum=0.9,  # of sgd
             weight_decay=5e-4,
-            schedule="poly",  # or constant
-            poly_power=0.9,
-            warmup_steps=0,  # linear, from 0
+            decay_norm_and_bias=True,  # as the original; False: only weights of layers decay
+            clip_norm=0.0,  # larger gradients are scaled down to this global norm; 0: never
+            accumulate_steps=1,  # batches whose mean gradient makes one update
+            # constant, poly, cosine, step, multistep; swa_poly, swa_cosine: over three quarters of
+            # the run, then five short ones from half the rate.
+            schedule="poly",
+            poly_power=0.9,  # (1 - progress)^power
+            step_size=10_000,  # step: multiplies by gamma every so many steps
+            milestones=(),  # multistep: multiplies by gamma at each of these
+            gamma=0.1,
+            warmup_steps=0,
+            # linear: from 0, all parameters; backbone_quartic: only the backbone, by the fourth
+            # power; backbone_frozen: only the backbone, which rests.
+            warmup="linear",
         )
     )
     config.train = ConfigDict(
@@ -90,8 +146,23 @@ def default_config() -> ConfigDict:
     )
     config.eval = ConfigDict(
         dict(
-            batch_size=4,  # per host
+            batch_size=0,  # images at once per host; 0: one a device on CPU, else 4 or more
             pictures=6,  # overlays written at each evaluation
+            name="",  # results go to eval/<step>_<name>.json; empty: eval/<step>.json
+            # The size of the network's input: as stored, unless one of these says otherwise.
+            size=(),  # all images are resized to this (height, width)
+            shorter_side=0,  # the shorter side is resized to this
+            max_pixels=0,  # larger images are reduced to so many pixels; 0: never
+            fit_stride=1,  # padded, right and below, to a multiple of this
+            scales=(1.0,),  # the logits at these scales are summed
+            scale_weights=(),  # factors of each; empty: all 1
+            flip=False,  # the logits of the mirror image are added
+            combine="logits",  # what is summed: logits, as in the original, or probabilities
+            window=(),  # (height, width) of sliding windows; empty: the whole image at once
+            stride=(),  # from window to window; empty: the window, so that they do not overlap
+            smooth=False,  # windows count less towards their edges
+            boundary=False,  # also Boundary IoU, trimap curve and boundary F-score
+            bootstrap=400,  # replicates behind confidence intervals and comparisons; 0: none
         )
     )
     config.mesh = ConfigDict(dict(data=-1, height=1))  # -1: all devices
@@ -117,7 +188,7 @@ def validate(config: ConfigDict) -> None:
     require(config.model.norm in ("bn", "inplace_abn"), "model.norm", "use bn or inplace_abn.")
     dtypes = ("auto", "float32", "bfloat16", "float64")
     require(config.dtype in dtypes, "dtype", f"use one of {', '.join(dtypes)}.")
-    classes = catalog.get(config.data.name).num_classes
+    classes = len(config.data.classes) or catalog.get(config.data.name).num_classes
     require(
         config.model.num_classes == classes,
         "model.num_classes",
@@ -126,31 +197,160 @@ def validate(config: ConfigDict) -> None:
     for key in ("train.steps", "train.batch_size", "train.log_every", "train.eval_every"):
         require(config[key.split(".")[0]][key.split(".")[1]] > 0, key, "it must be positive.")
     require(config.train.checkpoint_every > 0, "train.checkpoint_every", "it must be positive.")
-    weights = config.loss.class_weights
+    _validate_loss(config, require)
+    _validate_optimizer(config, require)
+    boundaries = ("", "classes", "instances")
+    require(config.data.boundaries in boundaries, "data.boundaries", "use classes or instances.")
+    require(
+        len(config.data.palette) == len(config.data.classes),
+        "data.palette",
+        f"give a colour for each of the {len(config.data.classes)} data.classes.",
+    )
+    _validate_augment(config.augment, require)
+    _validate_eval(config.eval, require)
+    require(config.data.workers >= 0, "data.workers", "it may not be negative.")
+    require(config.train.keep_checkpoints > 0, "train.keep_checkpoints", "it must be positive.")
+    require(config.mesh.height > 0, "mesh.height", "it must be positive.")
+    strides = (None, 8, 16, 32)
+    require(config.model.output_stride in strides, "model.output_stride", "use 8, 16 or 32.")
+    require(config.data.channel_order in ("rgb", "bgr"), "data.channel_order", "use rgb or bgr.")
+
+
+def _validate_loss(config: ConfigDict, require) -> None:
+    loss = config.loss
+    names = ("ce", "ohem", "rmi", "ce2p", "segfix")
+    require(loss.name in names, "loss.name", f"use one of {', '.join(names)}.")
+    require(
+        loss.name != "segfix" or bool(config.data.boundaries),
+        "data.boundaries",
+        "loss.name='segfix' learns from them; use classes (or instances).",
+    )
+    require(
+        loss.name != "rmi" or min(config.augment.crop) >= 7,
+        "augment.crop",
+        "loss.name='rmi' compares regions; use at least 7 x 7 pixels.",
+    )
+    weights = loss.class_weights
     require(
         len(weights) in (0, config.model.num_classes),
         "loss.class_weights",
         f"give {config.model.num_classes} numbers, one a class, or none.",
     )
+    require(min(weights, default=0) >= 0, "loss.class_weights", "they may not be negative.")
+    require(not weights or max(weights) > 0, "loss.class_weights", "one must be positive.")
+    for key in ("aux_weight", "edge_weight", "segfix_max_distance", "dice_weight", "lovasz_weight"):
+        require(loss[key] >= 0, f"loss.{key}", "it may not be negative.")
+    for key in ("ohem_threshold", "rmi_balance"):
+        require(0 <= loss[key] <= 1, f"loss.{key}", "give a number from 0 to 1.")
+    require(0 <= loss.label_smoothing < 1, "loss.label_smoothing", "use 0 <= smoothing < 1.")
+    require(loss.ohem_min_kept > 0, "loss.ohem_min_kept", "it must be positive.")
     require(
-        config.loss.shards > 0 and config.train.batch_size % config.loss.shards == 0,
+        loss.shards > 0 and config.train.batch_size % loss.shards == 0,
         "loss.shards",
         f"it must divide train.batch_size, which is {config.train.batch_size}.",
     )
+
+
+def _validate_optimizer(config: ConfigDict, require) -> None:
+    optimizer = config.optimizer
+    choices = dict(
+        name=("sgd", "adamw"),
+        schedule=("constant", "poly", "cosine", "step", "multistep", "swa_poly", "swa_cosine"),
+        warmup=("linear", "backbone_quartic", "backbone_frozen"),
+    )
+    for key, known in choices.items():
+        require(optimizer[key] in known, f"optimizer.{key}", f"use one of {', '.join(known)}.")
+    for key in ("learning_rate", "step_size", "gamma", "poly_power"):
+        require(optimizer[key] > 0, f"optimizer.{key}", "it must be positive.")
+    for key in ("head_lr_multiplier", "weight_decay", "clip_norm", "warmup_steps"):
+        require(optimizer[key] >= 0, f"optimizer.{key}", "it may not be negative.")
+    require(0 <= optimizer.momentum < 1, "optimizer.momentum", "use 0 <= momentum < 1.")
+    require(
+        optimizer.schedule != "multistep" or len(optimizer.milestones) > 0,
+        "optimizer.milestones",
+        "the schedule multistep needs the steps at which the learning rate falls.",
+    )
+    require(
+        optimizer.accumulate_steps > 0 and config.train.steps % optimizer.accumulate_steps == 0,
+        "optimizer.accumulate_steps",
+        f"it must divide train.steps, which is {config.train.steps}.",
+    )
+
+
+def _validate_augment(augment: ConfigDict, require) -> None:
+    from openseg_jax.data.augment import COLORS, SIZES, STEPS
+    from openseg_jax.data.collate import ALIGN, PAD
+
+    unknown = [step for step in augment.steps if step not in STEPS]
+    require(not unknown, "augment.steps", f"the steps are {', '.join(STEPS)}.")
+    colors = [step for step in augment.steps if step in ("brightness", *COLORS)]
+    require(
+        "brightness" not in colors[:-1],
+        "augment.steps",
+        "brightness is added on the device, so it must come after the other colour steps.",
+    )
     for key in ("scale", "aspect"):
-        low, high = config.augment[key]
+        low, high = augment[key]
         require(0 < low <= high, f"augment.{key}", "give (low, high) with 0 < low <= high.")
-    require(min(config.augment.crop) > 0, "augment.crop", "give a positive (height, width).")
-    require(config.augment.brightness >= 0, "augment.brightness", "it may not be negative.")
-    require(config.eval.batch_size > 0, "eval.batch_size", "it must be positive.")
-    require(config.data.workers >= 0, "data.workers", "it may not be negative.")
-    require(config.train.keep_checkpoints > 0, "train.keep_checkpoints", "it must be positive.")
-    require(config.mesh.height > 0, "mesh.height", "it must be positive.")
-    require(config.model.output_stride in (8, 16, 32), "model.output_stride", "use 8, 16 or 32.")
-    require(config.optimizer.name in ("sgd", "adamw"), "optimizer.name", "use sgd or adamw.")
-    schedules = ("poly", "constant")
-    require(config.optimizer.schedule in schedules, "optimizer.schedule", "use poly or constant.")
-    require(config.data.channel_order in ("rgb", "bgr"), "data.channel_order", "use rgb or bgr.")
+    for key in ("contrast", "saturation"):
+        low, high = augment[key]
+        require(0 <= low <= high, f"augment.{key}", "give (low, high) with 0 <= low <= high.")
+    sides = augment.resize_min_side, augment.resize_max_side, len(augment.resize)
+    require(
+        "resize" not in augment.steps or any(sides),
+        "augment.steps",
+        "the step resize needs augment.resize, resize_min_side or resize_max_side.",
+    )
+    sizes = [step for step in augment.steps if step in ("rotate", *SIZES)]
+    require(
+        augment.align != "pad" or sizes[-1:] == ["crop"],
+        "augment.steps",
+        "crop must come after everything that changes the size, as all examples of a batch have "
+        "one; or set augment.align to scale.",
+    )
+    for key in ("resize", "bound"):
+        value = augment[key]
+        require(
+            len(value) in (0, 2) and min(value, default=1) > 0,
+            f"augment.{key}",
+            "give two positive numbers, or ().",
+        )
+    for key in ("crop", "crop_grid"):
+        value = augment[key]
+        require(len(value) == 2 and min(value) > 0, f"augment.{key}", "give (height, width).")
+    for key in ("brightness", "hue", "rotate", "max_side", "resize_min_side", "resize_max_side"):
+        require(augment[key] >= 0, f"augment.{key}", "it may not be negative.")
+    for key in ("flip", "probability"):
+        require(0 <= augment[key] <= 1, f"augment.{key}", "give a probability, 0 to 1.")
+    methods = ("random", "center", "grid")
+    for key, known in (("crop_method", methods), ("align", ALIGN), ("pad", PAD)):
+        require(augment[key] in known, f"augment.{key}", f"use one of {', '.join(known)}.")
+
+
+def _validate_eval(settings: ConfigDict, require) -> None:
+    for key in ("batch_size", "pictures", "shorter_side", "max_pixels", "bootstrap"):
+        require(settings[key] >= 0, f"eval.{key}", "it may not be negative.")
+    require(settings.fit_stride > 0, "eval.fit_stride", "it must be positive.")
+    for key in ("size", "window", "stride"):
+        pair = settings[key]
+        works = len(pair) in (0, 2) and all(isinstance(n, int) and n > 0 for n in pair)
+        require(works, f"eval.{key}", "give a positive (height, width), or ().")
+    require(not settings.stride or settings.window, "eval.stride", "set eval.window, too.")
+    steps = zip(settings.stride, settings.window, strict=False)
+    require(all(s <= w for s, w in steps), "eval.stride", "windows would leave gaps.")
+    require(
+        len(settings.scales) > 0 and min(settings.scales) > 0, "eval.scales", "give positive ones."
+    )
+    require(
+        len(settings.scale_weights) in (0, len(settings.scales)),
+        "eval.scale_weights",
+        f"give {len(settings.scales)} numbers, one a scale, or none.",
+    )
+    require(
+        settings.combine in ("logits", "probabilities"),
+        "eval.combine",
+        "use logits or probabilities.",
+    )
 
 
 # What may differ between a run and its continuation, besides the total number of steps.
@@ -166,6 +366,9 @@ MAY_CHANGE = (
     "train.keep_checkpoints",
     "eval.batch_size",
     "eval.pictures",
+    "eval.name",
+    "eval.boundary",
+    "eval.bootstrap",
 )
 
 
@@ -195,7 +398,11 @@ def _update(config: ConfigDict, values: dict, prefix: str) -> None:
         if isinstance(value, dict):
             _update(config[key], value, f"{prefix}{key}.")
         else:
-            config[key] = tuple(value) if isinstance(value, list) else value
+            config[key] = _as_tuples(value)
+
+
+def _as_tuples(value):
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def differences(old: dict, new: dict, prefix: str = "") -> list[str]:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from openseg_jax.config import default_config
-from openseg_jax.data import builder, catalog, transforms
+from openseg_jax.data import builder, catalog
+from openseg_jax.data.built import Split
 from openseg_jax.data.dataset import IGNORE, LabelMap
-from openseg_jax.data.pipeline import Split, evaluation_examples, measured, training_batches
+from openseg_jax.data.pipeline import evaluation_examples, measured, training_batches
 from openseg_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -126,58 +127,6 @@ def test_label_map_both_ways_and_unknown_ids():
     np.testing.assert_array_equal(mapping.decode(mapping.encode(label)), [[7, 8], [8, 0]])
     with pytest.raises(UserError, match=r"x.png: label value 3 \(2 pixels\)"):
         mapping.check(np.array([[3, 3, 7]], np.uint8), "x.png")
-
-
-# Augmentation
-
-
-def picture(height, width):
-    label = np.arange(height * width, dtype=np.uint8).reshape(height, width) % 11
-    return np.repeat(label[..., None], 3, -1) * 20, label
-
-
-def test_image_and_label_stay_together_through_augmentation():
-    image = np.kron(RNG.integers(0, 10, (6, 8)), np.ones((10, 10))).astype(np.uint8)
-    settings = default_config().augment
-    settings.update(scale=(1.0, 1.0), crop=(50, 50), brightness=0)
-    for seed in range(20):
-        example = transforms.augment(
-            np.repeat(image[..., None], 3, -1), image, np.random.default_rng(seed), settings
-        )
-        np.testing.assert_array_equal(example["image"][..., 0], example["label"])
-
-
-def test_small_images_are_padded_with_ignored_pixels_inside_the_crop():
-    image, label = picture(20, 30)
-    settings = default_config().augment
-    settings.update(scale=(0.5, 1.5), aspect=(0.9, 1.1), crop=(32, 40))
-    for seed in range(20):
-        example = transforms.augment(image, label, np.random.default_rng(seed), settings)
-        assert example["image"].shape == (32, 40, 3) and example["label"].shape == (32, 40)
-        top, left, height, width = example["box"]
-        outside = np.ones((32, 40), bool)
-        outside[top : top + height, left : left + width] = False
-        assert (example["label"][outside] == IGNORE).all()
-        assert (example["label"][~outside] != IGNORE).all()
-        assert -10 <= example["brightness"] <= 10
-
-
-def test_flip_swaps_the_paired_classes():
-    image, label = picture(4, 6)
-    flipped_image, flipped = transforms.flip(image, label, ((1, 2),))
-    np.testing.assert_array_equal(flipped_image, image[:, ::-1])
-    expected = label[:, ::-1].copy()
-    expected[label[:, ::-1] == 1], expected[label[:, ::-1] == 2] = 2, 1
-    np.testing.assert_array_equal(flipped, expected)
-
-
-def test_random_crop_reaches_every_position():
-    image, label = picture(5, 6)
-    rng = np.random.default_rng(0)
-    corners = {transforms.random_crop(image, label, rng, (3, 3))[1].tobytes() for _ in range(300)}
-    assert len(corners) == len(
-        {label[y : y + 3, x : x + 3].tobytes() for y in range(3) for x in range(4)}
-    )
 
 
 # The stream of batches

@@ -191,7 +191,7 @@ def test_initialisation_is_torchs_and_follows_the_generator():
 
 @pytest.mark.parametrize("count_padding", (None, True, False))  # None: the largest, not the mean
 @pytest.mark.parametrize("ceil_mode", (True, False))
-@pytest.mark.parametrize("length", range(3, 12))
+@pytest.mark.parametrize("length", (4, 5, 10))
 def test_pooling_and_its_gradient_equal_torch(length, ceil_mode, count_padding):
     torch = pytest.importorskip("torch")
     if count_padding is None:

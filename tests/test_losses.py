@@ -1,28 +1,176 @@
-"""The loss and the optimiser, against their definitions."""
+"""The losses, against their definitions in NumPy."""
+
+import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from goldens import losses as golden_losses
+from goldens import read_json
 
+from openseg_jax import config as config_lib
 from openseg_jax.config import default_config
-from openseg_jax.training import optimizer
-from openseg_jax.training.losses import cross_entropy, segmentation_loss
+from openseg_jax.data import boundaries
+from openseg_jax.errors import UserError
+from openseg_jax.training.boundary_losses import (
+    direction_class,
+    edge_loss,
+    label_edges,
+    segfix_loss,
+)
+from openseg_jax.training.cross_entropy import (
+    balanced_cross_entropy,
+    cross_entropy,
+    resize_labels,
+)
+from openseg_jax.training.losses import segmentation_loss
+from openseg_jax.training.ohem import ohem_cross_entropy, order_statistic
+from openseg_jax.training.overlap_losses import dice_loss, lovasz_softmax
+from openseg_jax.training.rmi import region_uncertainty, rmi_loss
 
 RNG = np.random.default_rng(0)
-LOGITS = RNG.normal(size=(4, 5, 6, 3)).astype(np.float32)
-LABELS = RNG.integers(0, 3, (4, 5, 6)).astype(np.int32)
+SHAPE = (4, 12, 13)
+LOGITS = RNG.normal(size=(*SHAPE, 3)).astype(np.float32)
+OTHER = RNG.normal(size=(*SHAPE, 3)).astype(np.float32)
+LABELS = RNG.integers(0, 3, (4, 3, 4)).repeat(4, 1).repeat(4, 2)[:, :12, :13].astype(np.int32)
+LABELS = np.pad(LABELS, ((0, 0), (0, 0), (0, 13 - LABELS.shape[2])), constant_values=1)
 LABELS[0, :2] = 255
 WEIGHTS = (0.5, 1.0, 3.0)
+TWO = RNG.normal(size=(*SHAPE, 2)).astype(np.float32)
+EIGHT = RNG.normal(size=(*SHAPE, 8)).astype(np.float32)
+DISTANCE = RNG.integers(0, 9, SHAPE)
+ANGLE = 2 * RNG.integers(-90, 91, SHAPE).astype(np.int16)
+OUTPUTS = {
+    "ce": (OTHER, LOGITS),
+    "ohem": (OTHER, LOGITS),
+    "rmi": (OTHER, LOGITS),
+    "ce2p": (OTHER, TWO, OTHER, LOGITS),
+    "segfix": (TWO, EIGHT),
+}
 
 
-def by_definition(logits, labels, weights):
-    wide = logits.astype(np.float64).reshape(-1, 3)
-    log_probability = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
+def settings(**values):
+    loss = default_config().loss
+    loss.update(ohem_min_kept=20, **values)
+    return loss
+
+
+def everything(name, **values):
+    """All that `segmentation_loss` needs for a loss of this name: settings, outputs, targets."""
+    extra = {"distance": DISTANCE, "angle": ANGLE} if name == "segfix" else {}
+    return settings(name=name, **values), OUTPUTS[name], extra
+
+
+def softmax(logits):
+    wide = np.exp(logits.astype(np.float64))
+    return wide / wide.sum(-1, keepdims=True)
+
+
+def pixel_losses(logits, labels, weights):
+    """Weighted loss and weight of each valid pixel."""
+    probability = softmax(logits).reshape(-1, logits.shape[-1])
     valid = labels.ravel() != 255
     target = labels.ravel()[valid]
     weight = np.asarray(weights)[target]
-    return -(weight * log_probability[valid, target]).sum() / weight.sum()
+    return -weight * np.log(probability[valid, target]), weight
+
+
+def by_definition(logits, labels, weights):
+    loss, weight = pixel_losses(logits, labels, weights)
+    return loss.sum() / weight.sum()
+
+
+# What holds for every loss.
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_no_loss_scatters(name):
+    loss, outputs, boundary = everything(name, class_weights=WEIGHTS, label_smoothing=0.1)
+    loss.update(dice_weight=0.5, lovasz_weight=0.5)
+
+    def of(outputs, labels, boundary):
+        return segmentation_loss(outputs, labels, loss, **boundary)
+
+    lowered = jax.jit(jax.grad(of)).lower(outputs, LABELS, boundary)
+    assert "scatter" not in lowered.as_text()
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_a_batch_without_valid_pixel_has_zero_loss_and_gradient(name):
+    loss, outputs, boundary = everything(name, label_smoothing=0.1)
+    loss.update(dice_weight=0.5, lovasz_weight=0.5)
+    nothing = np.full_like(LABELS, 255)
+
+    def of(outputs):
+        return segmentation_loss(outputs, nothing, loss, **boundary)
+
+    value, gradients = jax.jit(jax.value_and_grad(of))(outputs)
+    assert value == 0
+    assert not any(np.asarray(gradient).any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_shards_are_the_mean_of_the_losses_of_the_parts(name):
+    _, outputs, boundary = everything(name)
+
+    def total(shards, part):
+        of_part = jax.tree.map(lambda x: x[part], (outputs, LABELS, boundary))
+        loss = settings(name=name, class_weights=WEIGHTS, dice_weight=0.5, shards=shards)
+        return jax.jit(lambda y, t, more: segmentation_loss(y, t, loss, **more))(*of_part)
+
+    halves = total(1, slice(0, 2)), total(1, slice(2, 4))
+    both, whole = total(2, slice(0, 4)), total(1, slice(0, 4))
+    assert both == pytest.approx(float(sum(halves)) / 2, rel=1e-6)
+    assert abs(both - whole) > 1e-5  # the parts differ in what they ignore
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_losses_of_bfloat16_outputs_are_float32(name):
+    loss, outputs, boundary = everything(name)
+    outputs = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), outputs)
+    assert segmentation_loss(outputs, LABELS, loss, **boundary).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "name, outputs, extra, message",
+    [
+        ("segfix", (LOGITS, LOGITS), {"distance": DISTANCE, "angle": ANGLE}, "3, 3 channels"),
+        ("segfix", (TWO, EIGHT), {}, "config.data.boundaries"),
+        ("ce2p", (OTHER, LOGITS), {}, "CE2P's four outputs"),
+        ("ohem", (TWO, EIGHT), {}, "config.model.method"),
+    ],
+)
+def test_a_loss_that_does_not_go_with_the_network_says_so(name, outputs, extra, message):
+    with pytest.raises(UserError, match=message):
+        segmentation_loss(outputs, LABELS, settings(name=name), **extra)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"name": "focal"}, "config.loss.name is 'focal'"),
+        ({"name": "segfix"}, "config.data.boundaries is"),
+        ({"class_weights": (1.0, 2.0)}, "give 10 numbers"),
+        ({"class_weights": (-1.0,) * 10}, "may not be negative"),
+        ({"class_weights": (0.0,) * 10}, "one must be positive"),
+        ({"label_smoothing": 1.0}, "config.loss.label_smoothing is 1.0"),
+        ({"ohem_threshold": 7.0}, "config.loss.ohem_threshold is 7.0"),
+        ({"ohem_min_kept": 0}, "config.loss.ohem_min_kept is 0"),
+        ({"aux_weight": -0.4}, "config.loss.aux_weight is -0.4"),
+        ({"shards": 3}, "divide train.batch_size, which is 8"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes, message):
+    config = default_config()
+    config.data.name, config.model.num_classes = "toy_street", 10
+    config.loss.update(changes)
+    with pytest.raises(UserError, match=message):
+        config_lib.validate(config)
+
+
+# Cross entropy.
 
 
 def test_cross_entropy_is_the_weighted_mean_over_valid_pixels():
@@ -31,72 +179,312 @@ def test_cross_entropy_is_the_weighted_mean_over_valid_pixels():
     assert cross_entropy(LOGITS, LABELS, WEIGHTS) == pytest.approx(expected, rel=1e-6)
 
 
-def test_shards_normalise_each_part_of_the_batch_on_its_own():
-    halves = [by_definition(LOGITS[i : i + 2], LABELS[i : i + 2], WEIGHTS) for i in (0, 2)]
-    assert cross_entropy(LOGITS, LABELS, WEIGHTS, shards=2) == pytest.approx(np.mean(halves))
-
-
-def test_a_batch_without_valid_pixel_has_zero_loss_and_gradient():
-    nothing = np.full_like(LABELS, 255)
-    value, gradient = jax.value_and_grad(cross_entropy)(jnp.asarray(LOGITS), nothing)
-    assert value == 0 and not np.asarray(gradient).any()
-
-
-def test_gradient_has_no_scatter_and_is_softmax_minus_target():
-    gradient = jax.jit(jax.grad(cross_entropy))
-    assert "scatter" not in gradient.lower(LOGITS, LABELS).as_text()
-    probability = np.exp(LOGITS) / np.exp(LOGITS).sum(-1, keepdims=True)
+def test_gradient_of_cross_entropy_is_softmax_minus_target():
     target = LABELS[..., None] == np.arange(3)
     valid = LABELS != 255
-    expected = np.where(valid[..., None], probability - target, 0) / valid.sum()
-    np.testing.assert_allclose(gradient(LOGITS, LABELS), expected, atol=1e-7)
+    expected = np.where(valid[..., None], softmax(LOGITS) - target, 0) / valid.sum()
+    gradient = jax.grad(cross_entropy)(LOGITS, LABELS)
+    np.testing.assert_allclose(gradient, expected, atol=1e-8, rtol=1e-5)
+
+
+def test_label_smoothing_mixes_the_target_with_an_even_one():
+    torch = pytest.importorskip("torch")
+    expected = torch.nn.functional.cross_entropy(
+        torch.tensor(LOGITS).permute(0, 3, 1, 2),
+        torch.tensor(LABELS, dtype=torch.int64),
+        torch.tensor(WEIGHTS),
+        ignore_index=255,
+        label_smoothing=0.2,
+    )
+    ours = cross_entropy(LOGITS, LABELS, WEIGHTS, label_smoothing=0.2)
+    assert ours == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_label_smoothing_of_an_even_prediction_changes_nothing():
+    even = np.zeros_like(LOGITS)
+    assert cross_entropy(even, LABELS, label_smoothing=0.3) == pytest.approx(np.log(3))
+
+
+def test_balanced_cross_entropy_gives_two_classes_equal_weight():
+    labels = np.where(LABELS == 1, 1, np.where(LABELS == 255, 255, 0))
+    loss = [pixel_losses(TWO, np.where(labels == c, c, 255), (1, 1))[0].mean() for c in (0, 1)]
+    assert balanced_cross_entropy(TWO, labels) == pytest.approx(np.mean(loss), rel=1e-6)
+
+
+def test_labels_are_resized_as_torch_does():
+    torch = pytest.importorskip("torch")
+    labels = np.arange(95 * 121).reshape(1, 95, 121).astype(np.int32)
+    for size in [(24, 31), (95, 60), (7, 121), (190, 363), (41, 59), (1, 1)]:
+        expected = torch.nn.functional.interpolate(torch.tensor(labels[None]).float(), size)
+        np.testing.assert_array_equal(resize_labels(labels, size), expected[0].int().numpy())
 
 
 def test_auxiliary_outputs_are_weighted():
-    config = default_config()
-    config.loss.aux_weight = 0.4
-    expected = cross_entropy(LOGITS, LABELS) + 0.4 * cross_entropy(LOGITS[..., ::-1], LABELS)
-    total = segmentation_loss((LOGITS[..., ::-1], LOGITS), LABELS, config.loss)
-    assert total == pytest.approx(float(expected), rel=1e-6)
+    plain = cross_entropy(LOGITS, LABELS) + 0.3 * cross_entropy(OTHER, LABELS)
+    total = segmentation_loss((OTHER, LOGITS), LABELS, settings(aux_weight=0.3))
+    assert total == pytest.approx(float(plain), rel=1e-6)
+    mined = ohem_cross_entropy(LOGITS, LABELS, 0.7, 20) + 0.3 * cross_entropy(OTHER, LABELS)
+    total = segmentation_loss((OTHER, LOGITS), LABELS, settings(name="ohem", aux_weight=0.3))
+    assert total == pytest.approx(float(mined), rel=1e-6)
+    assert segmentation_loss((LOGITS,), LABELS, settings()) == cross_entropy(LOGITS, LABELS)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_optimiser_steps_as_torchs(name):
-    torch = pytest.importorskip("torch")
-    settings = default_config().optimizer
-    settings.update(name=name, learning_rate=0.05, weight_decay=0.01, head_lr_multiplier=2.0)
-    values = {"backbone": RNG.normal(size=7), "head": RNG.normal(size=7)}
-    ours = {name: {"kernel": jnp.asarray(v, jnp.float32)} for name, v in values.items()}
-    theirs = {name: torch.tensor(v, dtype=torch.float32) for name, v in values.items()}
-    groups = [
-        {"params": [theirs["backbone"]], "lr": 0.05},
-        {"params": [theirs["head"]], "lr": 0.1},
+# OHEM.
+
+
+def ohem_by_sorting(logits, labels, threshold, min_kept, weights=(1, 1, 1)):
+    probability = softmax(logits).reshape(-1, 3).astype(np.float32)
+    labels = labels.ravel()
+    valid = labels != 255
+    target = np.where(valid, labels, 0)
+    probability = probability[np.arange(labels.size), target]
+    loss = np.where(valid, -np.log(probability) * np.asarray(weights)[target], 0)
+    valid[0] = True
+    ranked = np.sort(probability[valid])
+    limit = max(ranked[min(min_kept, len(ranked) - 1)], threshold)
+    kept = valid & (probability < limit)
+    return loss[kept].mean() if kept.any() else 0.0
+
+
+@pytest.mark.parametrize("min_kept", [1, 17, 300, 100_000])
+@pytest.mark.parametrize("threshold", [1e-4, 0.3, 0.9])
+def test_ohem_keeps_what_sorting_keeps(threshold, min_kept):
+    expected = ohem_by_sorting(LOGITS, LABELS, threshold, min_kept, WEIGHTS)
+    ours = ohem_cross_entropy(LOGITS, LABELS, threshold, min_kept, WEIGHTS)
+    assert ours == pytest.approx(expected, rel=1e-6)
+
+
+def test_ohem_keeps_exactly_min_kept_of_the_hardest_pixels():
+    margins = np.linspace(-3, 3, 50).astype(np.float32)
+    logits = np.stack([margins, np.zeros(50, np.float32)], -1).reshape(1, 5, 10, 2)
+    labels = np.zeros((1, 5, 10), np.int32)
+    gradient = jax.grad(ohem_cross_entropy)(logits, labels, 1e-6, 7)
+    kept = np.flatnonzero(np.asarray(gradient)[..., 0])
+    np.testing.assert_array_equal(kept, np.arange(7))  # rank 7 itself, the eighth, is not below
+
+
+def test_ohem_keeps_no_pixel_where_all_tie_at_the_limit():
+    labels = np.zeros_like(LABELS)
+    value, gradient = jax.value_and_grad(ohem_cross_entropy)(np.zeros_like(LOGITS), labels, 0.1, 5)
+    assert value == 0 and not np.asarray(gradient).any()
+
+
+def test_ohem_takes_the_first_pixel_along_even_if_ignored():
+    labels = LABELS.copy()
+    assert labels[0, 0, 0] == 255
+    logits = LOGITS.copy()
+    logits[0, 0, 0] = (-9, 0, 0)  # a small probability of class 0: kept, with a loss of zero
+    loss, _ = pixel_losses(logits, labels, (1, 1, 1))
+    expected = loss.sum() / (len(loss) + 1)
+    assert ohem_cross_entropy(logits, labels, 1.0, 1) == pytest.approx(expected, rel=1e-6)
+    logits[0, 0, 0] = (99, 0, 0)  # a probability of 1 is not below any limit
+    assert ohem_cross_entropy(logits, labels, 1.0, 1) == pytest.approx(loss.mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_order_statistic_is_that_of_sorting(dtype):
+    values = np.concatenate([RNG.random(40), [0, 0, 1, 1, 1e-30, 0.5, 0.5, 0.5]]).astype(dtype)
+    valid = RNG.random(values.size) < 0.7
+    expected = np.sort(values[valid])
+    with jax.enable_x64(dtype == np.float64):
+        found = jax.vmap(order_statistic, (None, None, 0))(values, valid, np.arange(valid.sum()))
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, expected)
+
+
+# Region mutual information.
+
+
+def uncertainty_by_definition(target, probability):
+    """1/2 log det (V + 0.001 I) per element, as the original writes V, in float64."""
+    n, h, w, k = target.shape
+    total = 0.0
+    for i in range(n):
+        for c in range(k):
+            a, p = (
+                np.stack(
+                    [x[i, y : h - 2 + y, z : w - 2 + z, c].ravel() for y, z in np.ndindex(3, 3)]
+                )
+                for x in (target.astype(np.float64), probability.astype(np.float64))
+            )
+            a, p = (x - x.mean(1, keepdims=True) for x in (a, p))
+            ridge = 1e-3 * np.eye(9)
+            conditional = a @ a.T - a @ p.T @ np.linalg.inv(p @ p.T + ridge) @ p @ a.T
+            factor = np.linalg.cholesky(conditional + ridge)
+            total += np.log(np.diag(factor) + 1e-8).sum() / 9 / n
+    return total
+
+
+def pooled(x):
+    """Largest of each 3 x 3 window, with stride 3 and padding 1."""
+    n, h, w, k = x.shape
+    rows, columns = (h - 1) // 3 + 1, (w - 1) // 3 + 1
+    windows = [
+        [x[:, max(3 * i - 1, 0) : 3 * i + 2, max(3 * j - 1, 0) : 3 * j + 2] for j in range(columns)]
+        for i in range(rows)
     ]
-    if name == "sgd":
-        reference = torch.optim.SGD(groups, momentum=0.9, weight_decay=0.01)
-    else:
-        reference = torch.optim.AdamW(groups, weight_decay=0.01)
-    transform = optimizer.direction(settings)
-    state = transform.init(ours)
-    base = [group["lr"] for group in reference.param_groups]
-    for step in range(5):
-        gradients = {name: RNG.normal(size=7).astype(np.float32) for name in values}
-        for index, group in enumerate(reference.param_groups):
-            group["lr"] = base[index] * (1 - step / 5) ** 0.9
-        for part, parameter in theirs.items():
-            parameter.grad = torch.tensor(gradients[part])
-        reference.step()
-        tree = {name: {"kernel": g} for name, g in gradients.items()}
-        updates, state = transform.update(tree, state, ours)
-        rate = optimizer.learning_rate(settings, 5, jnp.int32(step))
-        ours = optimizer.descend(ours, updates, rate, 2.0)
-    for part, parameter in theirs.items():
-        np.testing.assert_allclose(ours[part]["kernel"], parameter.numpy(), rtol=1e-5, atol=1e-6)
+    return np.stack([np.stack([x.max((1, 2)) for x in row], 1) for row in windows], 1)
 
 
-def test_poly_schedule_and_warmup():
-    settings = default_config().optimizer
-    rates = [float(optimizer.learning_rate(settings, 100, jnp.int32(t))) for t in (0, 50, 99)]
-    assert rates == pytest.approx([0.01, 0.01 * 0.5**0.9, 0.01 * 0.01**0.9], rel=1e-5)
-    settings.warmup_steps = 10
-    assert float(optimizer.learning_rate(settings, 100, jnp.int32(0))) == pytest.approx(0.001)
+def rmi_by_definition(logits, labels, balance):
+    logits = logits.astype(np.float64)
+    valid = (labels != 255)[..., None]
+    target = (labels[..., None] == np.arange(3)).astype(np.float64)
+    probability = 1 / (1 + np.exp(-logits))
+    entropy = -np.log(np.where(target == 1, probability, 1 - probability))
+    entropy = (entropy * valid).sum() / (valid.sum() + 1)
+    region = uncertainty_by_definition(pooled(target), pooled(probability * valid + 1e-6))
+    return balance * entropy + (1 - balance) * region
+
+
+LARGE = RNG.normal(size=(2, 31, 38, 3)).astype(np.float32)
+LARGE_LABELS = RNG.integers(0, 3, (2, 8, 10)).repeat(4, 1).repeat(4, 2)[:, :31, :38]
+LARGE_LABELS[1, 5:20, 7:25] = 255
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_rmi_is_that_of_the_original(balance):
+    expected = rmi_by_definition(LARGE, LARGE_LABELS, balance)
+    assert jax.jit(rmi_loss)(LARGE, LARGE_LABELS, balance) == pytest.approx(expected, abs=3e-5)
+
+
+def test_gradient_of_rmi_is_that_of_finite_differences():
+    gradient = jax.jit(jax.grad(rmi_loss))(LARGE, LARGE_LABELS)
+    for _ in range(5):
+        way = RNG.normal(size=LARGE.shape)
+        before, after = (
+            rmi_by_definition(LARGE + step * way, LARGE_LABELS, 0.5) for step in (-1e-6, 1e-6)
+        )
+        assert (gradient * way).sum() == pytest.approx((after - before) / 2e-6, abs=1e-4)
+
+
+@pytest.mark.parametrize("certainty", [0, 4, 30])
+def test_rmi_stays_finite_and_exact_for_large_regular_regions(certainty):
+    """Straight borders make covariances singular, good predictions make them tiny."""
+    target = np.zeros((1, 90, 120, 1), np.float32)
+    target[:, :, 57:] = 1
+    noise = np.random.default_rng(1).normal(size=target.shape)
+    logits = certainty * (2 * target - 1) + noise
+    probability = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    value, gradient = jax.value_and_grad(region_uncertainty, 1)(target, probability)
+    assert value == pytest.approx(uncertainty_by_definition(target, probability), abs=2e-3)
+    assert np.isfinite(gradient).all()
+
+
+# Losses of boundaries.
+
+
+@pytest.mark.parametrize("directions", [4, 8, 16, 32])
+def test_directions_belong_to_the_class_whose_upper_limit_they_are(directions):
+    width = 360 / directions
+    centres = -180 + width * np.arange(directions)
+    limits = centres + width / 2
+    np.testing.assert_array_equal(direction_class(centres, directions), np.arange(directions))
+    np.testing.assert_array_equal(direction_class(limits, directions), np.arange(directions))
+    above = np.nextafter(limits.astype(np.float32), np.float32(360))
+    expected = np.arange(1, directions + 1) % directions
+    np.testing.assert_array_equal(direction_class(above, directions), expected)
+    assert direction_class(np.array([180], np.int16), directions) == 0
+
+
+def test_segfix_loss_is_two_balanced_cross_entropies():
+    valid = LABELS != 255
+    boundary = np.where(valid, DISTANCE <= 5, 255)
+    nearest = np.round((ANGLE.astype(float) + 180) / 45).astype(int) % 8
+    predicted = softmax(TWO)[..., 1] > 0.5
+    direction = np.where(valid & predicted, nearest, 255)
+
+    def balanced(logits, labels, classes):
+        counts = np.array([(labels == c).sum() for c in range(classes)])
+        return by_definition(logits, labels, 1 - counts / counts.sum())
+
+    expected = balanced(TWO, boundary, 2) + balanced(EIGHT, direction, 8)
+    loss = segfix_loss(TWO, EIGHT, LABELS, DISTANCE, ANGLE)
+    assert loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_segfix_without_predicted_boundary_learns_the_mask_only():
+    inside = np.stack([np.full(SHAPE, 5.0), np.zeros(SHAPE)], -1).astype(np.float32)
+    mask, direction = jax.grad(segfix_loss, (0, 1))(inside, EIGHT, LABELS, DISTANCE, ANGLE)
+    assert np.isfinite(mask).all() and np.asarray(mask).any()
+    assert not np.asarray(direction).any()
+
+
+def test_edges_on_the_device_are_those_of_the_data():
+    np.testing.assert_array_equal(label_edges(LABELS), [boundaries.edges(x) for x in LABELS])
+
+
+def test_ce2p_supervises_its_four_outputs():
+    loss = settings(name="ce2p", aux_weight=0.3, edge_weight=2.0, class_weights=WEIGHTS)
+    total = segmentation_loss((OTHER, TWO, LOGITS[..., ::-1], LOGITS), LABELS, loss)
+    parsing = sum(by_definition(x, LABELS, WEIGHTS) for x in (OTHER, LOGITS))
+    auxiliary = by_definition(LOGITS[..., ::-1], LABELS, WEIGHTS)
+    expected = parsing + 2 * float(edge_loss(TWO, LABELS)) + 0.3 * auxiliary
+    assert total == pytest.approx(expected, rel=1e-6)
+    edges = np.where(LABELS == 255, 255, label_edges(LABELS))
+    share = (edges == 1).sum() / (edges != 255).sum()
+    expected = by_definition(TWO, edges, (share, 1 - share))
+    assert edge_loss(TWO, LABELS) == pytest.approx(expected, rel=1e-6)
+
+
+# Losses of overlap.
+
+
+def test_lovasz_is_the_extension_of_the_jaccard_loss():
+    labels = np.where(LABELS == 2, 255, LABELS)  # class 2 is absent: it does not count
+    valid = labels.ravel() != 255
+    probability = softmax(LOGITS).reshape(-1, 3)[valid]
+    losses = []
+    for c in (0, 1):
+        target = labels.ravel()[valid] == c
+        errors = np.abs(target - probability[:, c])
+        wrong, before, total = np.zeros(len(errors), bool), 0.0, 0.0
+        for pixel in np.argsort(-errors):
+            wrong[pixel] = True
+            jaccard = wrong.sum() / (target | wrong).sum()
+            total += errors[pixel] * (jaccard - before)
+            before = jaccard
+        losses.append(total)
+    assert lovasz_softmax(LOGITS, labels) == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_lovasz_of_a_certain_prediction_is_one_minus_its_iou():
+    prediction = RNG.integers(0, 3, SHAPE)
+    certain = 100 * np.eye(3, dtype=np.float32)[prediction]
+    valid = LABELS != 255
+    iou = [
+        (valid & (LABELS == c) & (prediction == c)).sum()
+        / (valid & ((LABELS == c) | (prediction == c))).sum()
+        for c in range(3)
+    ]
+    assert lovasz_softmax(certain, LABELS) == pytest.approx(1 - np.mean(iou), rel=1e-5)
+
+
+def test_dice_is_one_minus_twice_the_overlap_over_the_sizes():
+    labels = np.where(LABELS == 2, 255, LABELS)
+    valid = (labels != 255)[..., None]
+    probability = softmax(LOGITS) * valid
+    target = labels[..., None] == np.arange(3)
+    overlap = 2 * (probability * target).sum((0, 1, 2))
+    sizes = probability.sum((0, 1, 2)) + target.sum((0, 1, 2))
+    expected = 1 - (overlap / sizes)[:2].mean()
+    assert dice_loss(LOGITS, labels) == pytest.approx(expected, rel=1e-6)
+
+
+def test_losses_of_overlap_are_added_to_the_main_output_only():
+    base = segmentation_loss((OTHER, LOGITS), LABELS, settings())
+    total = segmentation_loss((OTHER, LOGITS), LABELS, settings(dice_weight=0.5, lovasz_weight=2.0))
+    more = 0.5 * dice_loss(LOGITS, LABELS) + 2 * lovasz_softmax(LOGITS, LABELS)
+    assert total - base == pytest.approx(float(more), rel=1e-5)
+
+
+# The original's numbers.
+
+
+@pytest.mark.parametrize("wanted", ["ohem_first_pixel_ignored", "auxohem_0.2", "segfix"])
+def test_the_numbers_are_those_of_the_original(wanted):
+    root = Path(os.environ.get("OPENSEG_TEST_DATA", "")) / "golden"
+    if not (root / "misc" / "losses.json").is_file():
+        pytest.skip("golden numbers: set OPENSEG_TEST_DATA")
+    (result,) = golden_losses.results(root, read_json(root / "tolerance.json"), wanted)
+    assert result.passed, result

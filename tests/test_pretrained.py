@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from openseg_jax.bridge.names import variables
+from openseg_jax.bridge.names import backbone_variables
 from openseg_jax.bridge.pretrained import fill_backbone
 from openseg_jax.bridge.torch_files import read_checkpoint, write_checkpoint
 from openseg_jax.config import default_config
@@ -25,7 +25,7 @@ def small_model():
 def torch_file(network, path, prefix=""):
     """A file of the backbone's arrays as PyTorch would have them, each with its own number."""
     tensors = {}
-    for index, (name, variable) in enumerate(variables(network.backbone).items()):
+    for index, (name, variable) in enumerate(backbone_variables(network.backbone, "bn").items()):
         array = np.full(variable.get_value().shape, index, np.float32)
         tensors[prefix + name] = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
     write_checkpoint(path, tensors)
@@ -38,7 +38,7 @@ def test_every_backbone_weight_is_filled(tmp_path, prefix):
     torch_file(network, tmp_path / "w.safetensors", prefix)
     report = initialize_from(str(tmp_path / "w.safetensors"), network)
     assert len(report.mapped) == 255 and not report.missing
-    for index, variable in enumerate(variables(network.backbone).values()):
+    for index, variable in enumerate(backbone_variables(network.backbone, "bn").values()):
         assert (variable.get_value() == index).all()
 
 
@@ -51,7 +51,7 @@ def test_a_hole_or_another_shape_is_refused_by_name(tmp_path):
         initialize_from(str(tmp_path / "hole.safetensors"), network)
     tensors["features.3.conv.0.weight"] = np.zeros((7, 24, 1, 1), np.float32)
     write_checkpoint(tmp_path / "shape.safetensors", tensors)
-    with pytest.raises(UserError, match=r"\(1, 1, 24, 7\), the model's is \(1, 1, 24, 144\)"):
+    with pytest.raises(UserError, match=r"\(1, 1, 24, 7\), the network's is \(1, 1, 24, 144\)"):
         initialize_from(str(tmp_path / "shape.safetensors"), network)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from openseg_jax.data.dataset import IGNORE
+from openseg_jax.data.dataset import IGNORE, LabelMap
 
 MAX_DISTANCE = 250  # larger distances are cut off, so that they fit 8 bits
 NO_DIRECTION = 90  # stored direction of pixels that have none: angle 0
@@ -54,6 +54,16 @@ def distance_direction(
         distance[box][region] = np.minimum(depth, MAX_DISTANCE).astype(np.uint8)[region]
         direction[box][region] = (angle / 2).astype(np.uint8)[region]
     return distance, direction
+
+
+def instance_regions(instances: np.ndarray, label_map: LabelMap) -> np.ndarray:
+    """Instance ids as Cityscapes has them -> ids of the regions of `distance_direction`.
+
+    (h, w) uint16: ids from 256 on are one object each, those below are label ids, of which the
+    ignored ones together are one region.
+    """
+    ignored = (instances < 256) & (label_map.encode(np.minimum(instances, 255)) == IGNORE)
+    return np.where(ignored, IGNORE, instances)
 
 
 def degrees(direction: np.ndarray) -> np.ndarray:

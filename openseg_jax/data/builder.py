@@ -1,14 +1,17 @@
-"""Builds any data set of the catalogue into array_record shards, through TFDS, no TensorFlow.
+"""Builds any data set into array_record shards, through TFDS, without TensorFlow.
 
-Images keep their original bytes; labels become one-channel PNGs with the provider's ids, which
-are checked here and mapped when read.
+Images keep their original bytes unless another format is asked for; labels become one-channel
+PNGs with the provider's ids, which are checked here and mapped when read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import logging
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -17,42 +20,72 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from openseg_jax import __version__
-from openseg_jax.data.dataset import DataSet, Example
-from openseg_jax.data.images import decode_image, encode_label
+from openseg_jax.data import catalog, records
+from openseg_jax.data.built import metadata, split_sizes
+from openseg_jax.data.dataset import DataSet
+from openseg_jax.data.records import FORMATS, NO_COST, Cost
 from openseg_jax.errors import UserError
 
 EXAMPLES_PER_SHARD = 256
 
 
-def build(dataset: DataSet, source: Path | None, out: Path) -> Path:
+def build(
+    dataset: DataSet, source: Path | None, out: Path, reencode: str = "", workers: int = 0
+) -> Path:
     """Builds `dataset` from `source` into `out/NAME/VERSION` and returns that folder.
 
     The folder appears only when complete; a build that was interrupted starts again.
+
+    Args:
+        reencode: a faster image format: raw (uncompressed) or jpeg (loses a little); what it
+            costs is in the metadata, see `cost`. Empty: images keep their bytes.
+        workers: processes that read and check examples; 0: one a CPU core.
     """
+    if reencode and reencode not in FORMATS:
+        raise UserError(f"Images cannot be re-encoded as {reencode!r}, only {', '.join(FORMATS)}.")
+    if dataset.stored_as:
+        dataset = catalog.get(dataset.stored_as)
     if dataset.needs_source:
         _check_source(dataset, source)
     target = out / dataset.name / dataset.version
     if target.is_dir():
+        _check_built(target, reencode)
         return target
-    splits = dataset.read(source)
-    if not any(splits.values()):
+    splits = {split: loads for split, loads in dataset.read(source).items() if loads}
+    if not splits:
         raise UserError(f"{source} holds no split of {dataset.name}.\n{dataset.how_to_get}")
     for leftover in (out / dataset.name).glob(f"{dataset.version}.incomplete*"):
         shutil.rmtree(leftover)
     logging.getLogger("absl").setLevel(logging.WARNING)
     tfds.disable_progress_bar()
     try:
-        builder = _builder_class(dataset, splits)(data_dir=str(out), file_format="array_record")
-        builder.download_and_prepare()
+        builder_class = _builder_class(dataset, splits, reencode, workers)
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS says where it downloads from
+            builder_class(data_dir=str(out), file_format="array_record").download_and_prepare()
     except OSError as error:
         raise UserError(f"Cannot write the data set to {out}: {error}") from error
     return target
 
 
 def summary(folder: Path) -> str:
-    """The number of images in each split of a built data set."""
-    splits = tfds.builder_from_directory(folder).info.splits
-    return ", ".join(f"{split.num_examples} {name}" for name, split in splits.items())
+    """The number of images in each split of a built data set, in words."""
+    return ", ".join(f"{count} {name}" for name, count in split_sizes(folder).items())
+
+
+def cost(folder: Path) -> str:
+    """What another image format cost, in words; empty where images kept their bytes."""
+    noted = metadata(folder).get("reencode")
+    return f"{noted['format']}: {Cost(*noted['cost'])}" if noted else ""
+
+
+def _check_built(target: Path, reencode: str) -> None:
+    noted = (metadata(target).get("reencode") or {}).get("format", "")
+    if noted != reencode:
+        raise UserError(
+            f"{target} is built already, with images {noted or 'as they were'}, not "
+            f"{reencode or 'as they were'}. Remove that folder to build it again, or give "
+            "another --out."
+        )
 
 
 def _check_source(dataset: DataSet, source: Path | None) -> None:
@@ -62,7 +95,7 @@ def _check_source(dataset: DataSet, source: Path | None) -> None:
         raise UserError(f"--source {source} does not exist.\n{dataset.how_to_get}")
 
 
-def _builder_class(dataset: DataSet, splits: dict) -> type:
+def _builder_class(dataset: DataSet, splits: dict, reencode: str, workers: int) -> type:
     """A TFDS builder of that data set's name: TFDS takes the name from the class."""
 
     class CatalogBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
@@ -79,62 +112,85 @@ def _builder_class(dataset: DataSet, splits: dict) -> type:
                         "name": tfds.features.Text(),
                         "image": tfds.features.Image(shape=(None, None, 3)),
                         "label": tfds.features.Image(shape=(None, None, 1)),
+                        # A PNG of 16 bits, which TFDS' images cannot be; empty where not given.
+                        "instances": tfds.features.Text(),
                     }
                 ),
                 disable_shuffling=True,
                 homepage=dataset.homepage or None,
                 license=dataset.license,
                 citation=dataset.citation,
-                metadata=tfds.core.MetadataDict(
-                    classes=list(dataset.classes),
-                    palette=[list(colour) for colour in dataset.palette],
-                    built_with=f"openseg_jax {__version__}",
-                    sha256={},
-                    unlabelled_splits=[],
-                ),
+                metadata=tfds.core.MetadataDict(_facts(dataset)),
             )
 
         def _shard_iterators_per_split(self, dl_manager):
+            progress = tqdm(
+                desc=dataset.name, total=sum(map(len, splits.values())), unit="image", leave=False
+            )
             return {
-                split: [
-                    partial(self._shard, split, loads[start : start + EXAMPLES_PER_SHARD], start)
-                    for start in range(0, len(loads), EXAMPLES_PER_SHARD)
-                ]
+                split: _shards(dataset, split, loads, reencode, workers, self.info, progress)
                 for split, loads in splits.items()
-                if loads
             }
-
-        def _shard(self, split, loads, start):
-            digest = hashlib.sha256()
-            for index, load in enumerate(
-                tqdm(loads, f"{dataset.name} {split} {start}-", unit="image", leave=False)
-            ):
-                example = load()
-                label = _checked_label(dataset, example)
-                if example.label is None and split not in self.info.metadata["unlabelled_splits"]:
-                    self.info.metadata["unlabelled_splits"].append(split)
-                record = {
-                    "name": example.name,
-                    "image": example.image,
-                    "label": encode_label(label),
-                }
-                digest.update(example.name.encode() + example.image + label.tobytes())
-                yield start + index, record
-            self.info.metadata["sha256"][f"{split} {start}"] = digest.hexdigest()
 
     return CatalogBuilder
 
 
-def _checked_label(dataset: DataSet, example: Example) -> np.ndarray:
-    """The example's label, after its image and ids were checked; all void where it has none."""
-    image = decode_image(example.image, f"{dataset.name}: the image of {example.name}")
-    if example.label is None:
-        return np.full(image.shape[:2], 255, np.uint8)
-    where = example.source or f"{dataset.name}: the label of {example.name}"
-    dataset.label_map.check(example.label, where)
-    if example.label.shape != image.shape[:2]:
-        raise UserError(
-            f"{where}: the label is {example.label.shape[1]}x{example.label.shape[0]} (width x "
-            f"height), its image {image.shape[1]}x{image.shape[0]}. They must be of one size."
-        )
-    return example.label
+def _facts(dataset: DataSet) -> dict:
+    return dict(
+        classes=list(dataset.classes),
+        palette=[list(color) for color in dataset.palette],
+        label_map=sorted([int(a), int(b)] for a, b in dataset.label_map.train_ids.items()),
+        flip_pairs=[list(pair) for pair in dataset.flip_pairs],
+        built_with=f"openseg_jax {__version__}",
+        sha256={},  # of what is stored, a shard each
+        source_sha256={},  # of names, image bytes and label ids of a split, as they were read
+        pixels={},  # of each class, and ignored ones, a split each
+        median_size={},  # height and width of the images, a split each
+        unlabelled_splits=[],
+        reencode=None,
+    )
+
+
+def _shards(dataset, split, loads, reencode, workers, info, progress) -> list:
+    """Functions that yield the records of one shard each; they are called in order."""
+    stream = records.make_records(dataset, loads, reencode, workers)
+    source = hashlib.sha256()
+    pixels = np.zeros(dataset.num_classes + 1, np.int64)
+    sizes = []
+
+    def shard(start: int, stop: int) -> Iterator[tuple[int, dict]]:
+        nonlocal pixels
+        stored = hashlib.sha256()
+        for index in range(start, stop):
+            record = next(stream)
+            source.update(record.source_digest.encode())
+            stored.update(record.name.encode() + record.image + record.label)
+            stored.update(record.instances)
+            pixels += record.pixels
+            sizes.append(record.size)
+            if not record.labelled and split not in info.metadata["unlabelled_splits"]:
+                info.metadata["unlabelled_splits"].append(split)
+            if reencode:
+                noted = info.metadata["reencode"] or {"cost": NO_COST}
+                total = Cost(*noted["cost"]) + record.cost
+                info.metadata["reencode"] = {"format": reencode, "cost": list(total)}
+            progress.update()
+            yield (
+                index,
+                {
+                    "name": record.name,
+                    "image": record.image,
+                    "label": record.label,
+                    "instances": record.instances,
+                },
+            )
+        info.metadata["sha256"][f"{split} {start}"] = stored.hexdigest()
+        if stop == len(loads):
+            next(stream, None)  # lets its processes end
+            info.metadata["source_sha256"][split] = source.hexdigest()
+            info.metadata["pixels"][split] = pixels.tolist()
+            median = np.median(sizes, axis=0)
+            info.metadata["median_size"][split] = [int(side) for side in median]
+
+    starts = range(0, len(loads), EXAMPLES_PER_SHARD)
+    return [partial(shard, i, min(i + EXAMPLES_PER_SHARD, len(loads))) for i in starts]

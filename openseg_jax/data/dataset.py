@@ -54,10 +54,12 @@ class LabelMap:
     def check(self, label: np.ndarray, where: str) -> None:
         """Raises UserError naming `where`, the value and its pixel count for unknown ids."""
         if label.ndim != 2 or label.dtype != np.uint8:
+            largest = label.max(initial=0)
             raise UserError(
                 f"{where}: a label must be one 8-bit channel of class ids, this one is "
-                f"{label.dtype} with shape {label.shape}. Colour-coded or 16-bit labels must be "
-                "converted to class ids first."
+                f"{label.dtype} with shape {label.shape} and label value {largest} "
+                f"({np.count_nonzero(label == largest)} pixels). Colour-coded or 16-bit labels "
+                "must be converted to class ids first."
             )
         counts = np.bincount(label.ravel(), minlength=256)
         unknown = np.flatnonzero((counts > 0) & ~self._known)
@@ -77,6 +79,7 @@ class Example(NamedTuple):
     image: bytes  # an encoded JPEG or PNG, byte for byte
     label: np.ndarray | None  # (h, w) uint8 provider ids; None where labels are not public
     source: str = ""  # where the label came from, for error messages
+    instances: bytes = b""  # a 16-bit PNG of the provider's instance ids; empty where not given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +89,9 @@ class DataSet:
     `read(source)` returns `{split: [load, ...]}` where each `load()` yields one Example; the
     loads are picklable, so that several processes can build one split. Splits that the source
     lacks are absent. It raises UserError where the source is not this data set.
+
+    A variant (other classes of the same labels) is a DataSet of its own whose `stored_as` names
+    the one that is built; only its facts differ.
     """
 
     name: str
@@ -96,6 +102,9 @@ class DataSet:
     read: Callable[[Path | None], dict[str, list[Callable[[], Example]]]]
     version: str = "1.0.0"
     flip_pairs: tuple[tuple[int, int], ...] = ()  # classes that swap when an image is mirrored
+    stored_as: str = ""  # the data set whose build this one reads, where that is another
+    # Names for several splits read one after the other: {"trainval": ("train", "val")}.
+    combined_splits: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     needs_source: bool = True
     how_to_get: str = ""  # where a user finds the data, and in which layout
     license: str = ""

@@ -18,6 +18,15 @@ def decode_image(encoded: bytes, where: str) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
+def truncated(encoded: bytes) -> bool:
+    """Whether a JPEG or PNG lacks its end; decoders often fill the missing part with grey."""
+    if encoded.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" not in encoded[-65536:]
+    if encoded.startswith(b"\x89PNG"):
+        return b"IEND" not in encoded[-65536:]
+    return False
+
+
 def decode_label(encoded: bytes, where: str) -> np.ndarray:
     """PNG bytes of one channel -> `(h, w)` with the stored dtype."""
     label = _decode(encoded, cv2.IMREAD_UNCHANGED, where)

@@ -6,64 +6,24 @@ and batch `i` can be had without the ones before it, which is what makes resumin
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import grain
 import numpy as np
 from absl import flags
 
-from openseg_jax.config import data_dir
-from openseg_jax.data import catalog, transforms
-from openseg_jax.data.dataset import DataSet
-from openseg_jax.data.images import decode_image, decode_label
+from openseg_jax.data import boundaries
+from openseg_jax.data.augment import augment
+from openseg_jax.data.built import Split
+from openseg_jax.data.folder import dataset_of
 from openseg_jax.errors import UserError
-
-
-class Split:
-    """Random access to one split of a built data set.
-
-    `split[i]` is `{"name": str, "image": (h, w, 3) uint8 RGB, "label": (h, w) uint8 train ids}`.
-    """
-
-    def __init__(self, dataset: DataSet, configured_dir: str, split: str):
-        self.dataset, self.split = dataset, split
-        self.folder = built_folder(dataset, data_dir(configured_dir))
-        self._source = _open(self.folder, split)
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> dict:
-        record = self._source[index]
-        name = record["name"].decode()
-        where = f"{self.dataset.name} {self.split}, example {name!r} in {self.folder}"
-        label = decode_label(record["label"], where)
-        return {
-            "name": name,
-            "image": decode_image(record["image"], where),
-            "label": self.dataset.label_map.encode(label),
-        }
-
-    @property
-    def labelled(self) -> bool:
-        """Whether this split has labels at all."""
-        return self.split not in _metadata(self.folder).get("unlabelled_splits", [])
-
-    @property
-    def build_hash(self) -> str:
-        """Identifies the exact content that was built."""
-        content = json.dumps(_metadata(self.folder).get("sha256", {}), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def check_data(config) -> None:
     """Raises UserError unless both splits of a run are there and have labels."""
-    dataset = catalog.get(config.data.name)
+    dataset = dataset_of(config.data)
     for name in (config.data.train_split, config.data.eval_split):
         if not Split(dataset, config.data.dir, name).labelled:
             raise UserError(
@@ -72,48 +32,50 @@ def check_data(config) -> None:
             )
 
 
-def built_folder(dataset: DataSet, root: Path) -> Path:
-    """The folder of a built data set under `root`, or a UserError that says how to build it."""
-    folder = root / dataset.name / dataset.version
-    if not folder.is_dir():
-        source = " --source FOLDER" if dataset.needs_source else ""
-        raise UserError(
-            f"The data set {dataset.name!r} (version {dataset.version}) is not in {root}. Build "
-            f"it with\n  openseg data build {dataset.name}{source} --out {root}\nor point "
-            "config.data.dir or $OPENSEG_DATA at the folder that holds it."
-        )
-    return folder
+class TrainingExamples:
+    """Random access to a split's examples, with what is computed before augmentation.
 
+    As `Split`, without names; with `data.boundaries` also distance (h, w) uint8 and angle (h, w)
+    int16, see `boundaries`.
+    """
 
-def _metadata(folder: Path) -> dict:
-    path = folder / "metadata.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    def __init__(self, split: Split, boundary_maps: str):
+        self.split, self.boundary_maps = split, boundary_maps
 
+    def __len__(self) -> int:
+        return len(self.split)
 
-def _open(folder: Path, split: str):
-    import tensorflow_datasets as tfds  # slow to import, and only needed here
-
-    builder = tfds.builder_from_directory(folder)
-    if split not in builder.info.splits:
-        raise UserError(
-            f"{folder} has no split {split!r}, only {', '.join(builder.info.splits)}. Set "
-            "config.data.train_split or config.data.eval_split, or build it from a full source."
-        )
-    skip = tfds.decode.SkipDecoding()
-    return builder.as_data_source(split, decoders={"image": skip, "label": skip})
+    def __getitem__(self, index: int) -> dict:
+        example = self.split[index]
+        del example["name"]
+        if not self.boundary_maps:
+            return example
+        if self.boundary_maps == "instances":
+            ids = self.split.instances(index)
+            regions = boundaries.instance_regions(ids, self.split.dataset.label_map)
+            maps = boundaries.distance_direction(regions, min_pixels=0, ignore=None)
+        else:
+            maps = boundaries.distance_direction(example["label"])
+        angle = boundaries.degrees(maps[1]).astype(np.int16)
+        return example | {"distance": maps[0], "angle": angle}
 
 
 class Augment(grain.transforms.RandomMap):
-    """One record of a Split -> one training example."""
+    """One of the TrainingExamples, augmented."""
 
-    def __init__(self, settings, flip_pairs):
-        self.settings, self.flip_pairs = settings, flip_pairs
+    def __init__(self, config, flip_pairs):
+        self.settings, self.flip_pairs = config.augment, flip_pairs
+        self.color = _mean_color(config.data)
 
-    def random_map(self, record: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def random_map(self, example: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draws the augmentation from the record's own generator."""
-        return transforms.augment(
-            record["image"], record["label"], rng, self.settings, self.flip_pairs
-        )
+        return augment(example, rng, self.settings, self.flip_pairs, self.color)
+
+
+def _mean_color(data) -> tuple[float, float, float]:
+    """The RGB colour, 0..255, that normalisation makes zero."""
+    mean = [value * data.scale for value in data.mean]
+    return tuple(mean if data.channel_order == "rgb" else mean[::-1])
 
 
 def training_batches(
@@ -123,9 +85,10 @@ def training_batches(
 
     Yields:
         image (b, h, w, 3) uint8, label (b, h, w) uint8, box (b, 4) and brightness (b,) int32,
-        where b is the global batch size over the number of processes.
+        where b is the global batch size over the number of processes; with `data.boundaries`
+        also distance (b, h, w) uint8 and angle (b, h, w) int16, see `boundaries`.
     """
-    dataset = catalog.get(config.data.name)
+    dataset = dataset_of(config.data)
     split = Split(dataset, config.data.dir, config.data.train_split)
     if config.train.batch_size % processes:
         raise UserError(
@@ -133,10 +96,10 @@ def training_batches(
             f"{processes} processes."
         )
     batches = (
-        grain.MapDataset.source(split)
+        grain.MapDataset.source(TrainingExamples(split, config.data.boundaries))
         .seed(config.seed)
         .shuffle()
-        .random_map(Augment(config.augment, dataset.flip_pairs))
+        .random_map(Augment(config, dataset.flip_pairs))
         .repeat()[process::processes]
         .batch(config.train.batch_size // processes)[start:]
     )

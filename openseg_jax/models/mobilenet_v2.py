@@ -6,10 +6,9 @@ Attributes keep the names of the published PyTorch files: `features.N.conv.M`.
 from __future__ import annotations
 
 import jax
-import numpy as np
 from flax import nnx
 
-from openseg_jax.models.layers import BatchNorm, Conv, Sequential, normal_fan_out, relu6
+from openseg_jax.models.layers import BatchNorm, Conv, Rng, Sequential, call, normal_fan_out, relu6
 
 # Table 2 of the paper: (expansion, width, blocks, stride).
 STAGES = (
@@ -36,7 +35,7 @@ class InvertedResidual(nnx.Module):
         dilation: int,
         *,
         norm: str,
-        rng: np.random.Generator,
+        rng: Rng,
     ):
         hidden = in_features * expansion
         self.shortcut = stride == 1 and in_features == out_features
@@ -67,9 +66,10 @@ class MobileNetV2(nnx.Module):
     dilation so far; the layers after it use twice that dilation.
     """
 
+    high_resolution = False
     widths = (16, 24, 32, 96, 160, 320)
 
-    def __init__(self, *, output_stride: int = 8, norm: str = "bn", rng: np.random.Generator):
+    def __init__(self, *, output_stride: int = 8, norm: str = "bn", remat: bool = False, rng: Rng):
         blocks: list = [Sequential(_conv_norm(3, 32, 3, 2, norm=norm, rng=rng) + [relu6])]
         width, current_stride, dilation = 32, 2, 1
         for expansion, out_width, count, stage_stride in STAGES:
@@ -85,11 +85,12 @@ class MobileNetV2(nnx.Module):
                 )
                 width = out_width
         self.features = nnx.List(blocks)
+        self.remat = remat
 
     def __call__(self, x: jax.Array) -> list[jax.Array]:
         outputs = []
         for index, block in enumerate(self.features):
-            x = block(x)
+            x = call(block, x, remat=self.remat)
             if index in OUTPUTS:
                 outputs.append(x)
         return outputs

@@ -9,76 +9,97 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from openseg_jax.models.layers import Conv, ConvNormAct, Sequential, dropout2d
+from openseg_jax.models.blocks import at_least_float32, pointwise
+from openseg_jax.models.fcn import ConvClassifier
+from openseg_jax.models.layers import Conv, ConvNormAct, Rng, dropout2d
+from openseg_jax.models.resize import resize_bilinear
 
 
 def gather_objects(region_logits: jax.Array, pixels: jax.Array) -> jax.Array:
     """Object region representations: pixels averaged by how much they belong to each class.
 
+    f_k = sum_p softmax_p(region_logits)_pk x_p: equation 4.
+
     Args:
-        region_logits: (n, h, w, k), the auxiliary segmentation before upsampling.
+        region_logits: (n, h', w', k), the auxiliary segmentation before upsampling; resized to
+            the pixels where a backbone's last two maps differ in size.
         pixels: (n, h, w, c).
 
     Returns:
-        (n, k, 1, c), a column of pixels, so that 1x1 convolutions apply.
+        (n, k, 1, c) in at least float32: a column of pixels, so that 1x1 convolutions apply.
     """
-    n, h, w, k = region_logits.shape
-    wide = region_logits.astype(jnp.promote_types(region_logits.dtype, jnp.float32))
-    weights = jax.nn.softmax(wide.reshape(n, h * w, k), axis=1).astype(pixels.dtype)
-    objects = jnp.einsum("npk,npc->nkc", weights, pixels.reshape(n, h * w, -1))
-    return objects[:, :, None, :]
+    wide = at_least_float32(pixels.dtype)
+    logits = resize_bilinear(region_logits.astype(wide), pixels.shape[1:3])
+    weights = jax.nn.softmax(logits, axis=(1, 2))
+    return average_pixels(weights, pixels)
+
+
+def average_pixels(weights: jax.Array, pixels: jax.Array) -> jax.Array:
+    """`weights: (n, h, w, k)`, `pixels: (n, h, w, c)` -> weighted sums `(n, k, 1, c)`.
+
+    As precise as the dtype of the weights: batch norm will tell apart sums that are nearly equal.
+    """
+    pixels = pixels.astype(weights.dtype)
+    return jnp.einsum("nhwk,nhwc->nkc", weights, pixels, precision="highest")[:, :, None]
+
+
+def attend_to_objects(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """sum_k softmax_k(q_p . k_k / sqrt(d)) v_k: equations 5 and 6 without the transforms.
+
+    Args:
+        query: (n, h, w, d), of the pixels.
+        key: (n, k, 1, d), of the objects.
+        value: (n, k, 1, v), of the objects.
+
+    Returns:
+        (n, h, w, v) in the dtype of the query; the softmax is in at least float32.
+    """
+    wide = at_least_float32(query.dtype)
+    key = key[:, :, 0].astype(query.dtype)
+    scores = jnp.einsum("nhwd,nkd->nhwk", query, key, preferred_element_type=wide)
+    return distribute(jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1), value, query.dtype)
+
+
+def distribute(weights: jax.Array, value: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """`weights: (n, h, w, k)`, `value: (n, k, 1, v)` -> `(n, h, w, v)` in `dtype`."""
+    return jnp.einsum("nhwk,nkv->nhwv", weights.astype(dtype), value[:, :, 0].astype(dtype))
+
+
+class ObjectGather(nnx.Module):
+    """`gather_objects` as a module without parameters."""
+
+    def __call__(self, region_logits: jax.Array, pixels: jax.Array) -> jax.Array:
+        return gather_objects(region_logits, pixels)
 
 
 class ObjectAttention(nnx.Module):
-    """Each pixel attends to the object representations: `(n, h, w, c)` context."""
+    """Each pixel attends to the object representations.
 
-    def __init__(self, channels: int, key_channels: int, *, norm: str, rng: np.random.Generator):
-        def transform(*widths: int) -> Sequential:
-            pairs = zip(widths, widths[1:], strict=False)
-            return Sequential([ConvNormAct(a, b, norm=norm, rng=rng) for a, b in pairs])
+    `pixels: (n, h, w, c)`, `objects: (n, k, 1, c)` -> context `(n, h, w, c)`.
+    """
 
-        self.query = transform(channels, key_channels, key_channels)
-        self.key = transform(channels, key_channels, key_channels)
-        self.value = transform(channels, key_channels)
-        self.output = transform(key_channels, channels)
+    def __init__(self, channels: int, key_channels: int, *, norm: str, rng: Rng):
+        self.query = pointwise(channels, key_channels, key_channels, norm=norm, rng=rng)
+        self.key = pointwise(channels, key_channels, key_channels, norm=norm, rng=rng)
+        self.value = pointwise(channels, key_channels, norm=norm, rng=rng)
+        self.output = pointwise(key_channels, channels, norm=norm, rng=rng)
 
     def __call__(self, pixels: jax.Array, objects: jax.Array) -> jax.Array:
-        query = self.query(pixels)
-        key, value = self.key(objects)[:, :, 0], self.value(objects)[:, :, 0]
-        scores = jnp.einsum("nhwd,nkd->nhwk", query, key) * query.shape[-1] ** -0.5
-        wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-        weights = jax.nn.softmax(wide, axis=-1).astype(value.dtype)
-        return self.output(jnp.einsum("nhwk,nkd->nhwd", weights, value))
-
-
-class AuxiliaryHead(nnx.Module):
-    """3x3 convolution, norm, activation, dropout, classifier: the soft object regions."""
-
-    def __init__(
-        self,
-        in_features: int,
-        channels: int,
-        num_classes: int,
-        *,
-        dropout: float,
-        norm: str,
-        rng: np.random.Generator,
-    ):
-        self.block = ConvNormAct(in_features, channels, 3, norm=norm, rng=rng)
-        self.dropout = dropout2d(dropout)
-        self.classifier = Conv(channels, num_classes, bias=True, rng=rng)
-
-    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        return self.classifier(self.dropout(self.block(x), rngs=rngs))
+        query, key, value = self.query(pixels), self.key(objects), self.value(objects)
+        return self.output(attend_to_objects(query, key, value))
 
 
 class OCRHead(nnx.Module):
     """Feature maps -> (auxiliary, main) logits `(n, h, w, num_classes)` at feature resolution.
 
-    The auxiliary head reads the last feature map but one, the rest reads the last.
+    The auxiliary block reads the last feature map but one, the rest the last.
+
+    Args:
+        channels, key_channels: of pixels and objects, and of the attention between them.
+        aux_channels: of the auxiliary block; None: as many as its feature map has.
+        aux_dropout: of the auxiliary block; None: as `dropout`.
     """
 
     def __init__(
@@ -88,15 +109,22 @@ class OCRHead(nnx.Module):
         *,
         channels: int = 512,
         key_channels: int = 256,
-        aux_channels: int = 512,
+        aux_channels: int | None = 512,
         dropout: float = 0.05,
+        aux_dropout: float | None = None,
         norm: str = "bn",
-        rng: np.random.Generator,
+        rng: Rng,
     ):
-        self.auxiliary = AuxiliaryHead(
-            widths[-2], aux_channels, num_classes, dropout=dropout, norm=norm, rng=rng
+        self.auxiliary = ConvClassifier(
+            widths[-2],
+            aux_channels,
+            num_classes,
+            dropout=dropout if aux_dropout is None else aux_dropout,
+            norm=norm,
+            rng=rng,
         )
         self.pixels = ConvNormAct(widths[-1], channels, 3, norm=norm, rng=rng)
+        self.gather = ObjectGather()
         self.attention = ObjectAttention(channels, key_channels, norm=norm, rng=rng)
         self.fuse = ConvNormAct(2 * channels, channels, norm=norm, rng=rng)
         self.dropout = dropout2d(dropout)
@@ -107,6 +135,6 @@ class OCRHead(nnx.Module):
     ) -> tuple[jax.Array, jax.Array]:
         regions = self.auxiliary(features[-2], rngs)
         pixels = self.pixels(features[-1])
-        context = self.attention(pixels, gather_objects(regions, pixels))
+        context = self.attention(pixels, self.gather(regions, pixels))
         fused = self.fuse(jnp.concatenate([context, pixels], axis=-1))
         return regions, self.classifier(self.dropout(fused, rngs=rngs))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from flax import nnx
 
-from openseg_jax.bridge.pretrained import Report, fill, fill_backbone
+from openseg_jax.bridge.pretrained import fill_backbone
+from openseg_jax.bridge.state_dict import Report, fill
 from openseg_jax.errors import UserError
 from openseg_jax.models.segmenter import Segmenter
 from openseg_jax.training import checkpoint
@@ -28,7 +29,7 @@ def initialize_from(path: str, network: Segmenter) -> Report:
     if source.is_dir():
         report = _fill_from_checkpoint(network, source)
     else:
-        report = fill_backbone(network.backbone, source)
+        report = fill_backbone(network.backbone, source, network.norm)
     if not report.complete:
         raise UserError(
             f"config.init_from: {source} does not fit this network: {report}. Choose the "

@@ -10,34 +10,96 @@ import optax
 def direction(optimizer) -> optax.GradientTransformation:
     """What to subtract from the parameters, before the learning rate.
 
-    SGD couples weight decay as PyTorch does (it enters the momentum); AdamW decouples it.
-    Every parameter decays, batch norm and biases included, as in the original.
+    SGD couples weight decay as PyTorch does (it enters the momentum); AdamW decouples it. With
+    `accumulate_steps = k`, k batches in a row give their mean gradient; only the last of them
+    moves the parameters, the others get a direction of zero.
 
     Args:
         optimizer: `config.optimizer`.
     """
-    decay = optax.add_decayed_weights(optimizer.weight_decay)
+    mask = None if optimizer.decay_norm_and_bias else _is_layer_weight
+    parts = [optax.add_decayed_weights(optimizer.weight_decay, mask)]
     if optimizer.name == "sgd":
-        return optax.chain(decay, optax.trace(optimizer.momentum))
-    return optax.chain(optax.scale_by_adam(), decay)
+        parts.append(optax.trace(optimizer.momentum))
+    else:
+        parts.insert(0, optax.scale_by_adam())
+    if optimizer.clip_norm:
+        parts.insert(0, optax.clip_by_global_norm(optimizer.clip_norm))
+    transform = optax.chain(*parts)
+    if optimizer.accumulate_steps > 1:
+        return optax.MultiSteps(transform, optimizer.accumulate_steps).gradient_transformation()
+    return transform
 
 
-def learning_rate(optimizer, steps: int, step: jax.Array) -> jax.Array:
-    """The backbone's learning rate at `step` (0 at the first), of a run of `steps`."""
-    progress = jnp.clip(step / steps, 0, 1)
-    rate = optimizer.learning_rate * jnp.ones_like(progress)
-    if optimizer.schedule == "poly":
-        rate = rate * (1 - progress) ** optimizer.poly_power
+def _is_layer_weight(params: dict) -> dict:
+    """Kernels have several axes; scales of batch norm and biases have one."""
+    return jax.tree.map(lambda param: param.ndim > 1, params)
+
+
+def learning_rates(optimizer, steps: int, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The rates of the backbone and of all else for update `step` (0 is the first).
+
+    Args:
+        optimizer: `config.optimizer`.
+        steps: length of the run.
+    """
+    rate = optimizer.learning_rate * _schedule(optimizer, steps, step)
+    backbone, rest = rate, rate * optimizer.head_lr_multiplier
     if optimizer.warmup_steps:
-        rate = rate * jnp.clip((step + 1) / optimizer.warmup_steps, 0, 1)
-    return rate
+        progress = jnp.clip((step + 1) / optimizer.warmup_steps, 0, 1)
+        if optimizer.warmup == "linear":
+            backbone, rest = backbone * progress, rest * progress
+        elif optimizer.warmup == "backbone_quartic":
+            backbone = backbone * progress**4
+        else:
+            backbone = jnp.where(step < optimizer.warmup_steps, 0, backbone)
+    return backbone, rest
 
 
-def descend(params: dict, updates: dict, rate: jax.Array, head_lr_multiplier: float) -> dict:
-    """One step downhill; whatever is not under "backbone" takes a multiplied rate."""
+def _schedule(optimizer, steps: int, step: jax.Array) -> jax.Array:
+    """The factor of the learning rate; names and formulas are those of the original's policies."""
+    name = optimizer.schedule
+    if name == "step":
+        return optimizer.gamma ** (step // optimizer.step_size)
+    if name == "multistep":
+        return optimizer.gamma ** sum(step >= milestone for milestone in optimizer.milestones)
+    if name in ("poly", "cosine"):
+        return _decay(optimizer, name, step, steps)
+    if name in ("swa_poly", "swa_cosine"):
+        first = int(0.75 * steps)
+        cycle = (steps - first) // 5 + 1
+        shape = name.removeprefix("swa_")
+        later = 0.5 * _decay(optimizer, shape, (step - first) % cycle, cycle)
+        return jnp.where(step < first, _decay(optimizer, shape, step, first), later)
+    return jnp.ones_like(step / steps)
+
+
+def _decay(optimizer, shape: str, step: jax.Array, steps: int) -> jax.Array:
+    """From 1 at step 0 to 0 at `steps`."""
+    remaining = jnp.clip((steps - step) / steps, 0, 1)  # exact near the end, unlike 1 - progress
+    if shape == "poly":
+        return remaining**optimizer.poly_power
+    return 0.5 - 0.5 * jnp.cos(jnp.pi * remaining)
+
+
+def descend(params: dict, updates: dict, rates: tuple[jax.Array, jax.Array]) -> dict:
+    """One step downhill with the `learning_rates` of what is under "backbone" and of the rest."""
 
     def step(path, param, update):
-        multiplier = 1.0 if path[0].key == "backbone" else head_lr_multiplier
-        return param - (rate * multiplier).astype(param.dtype) * update
+        rate = rates[0] if path[0].key == "backbone" else rates[1]
+        return param - rate.astype(param.dtype) * update
 
     return jax.tree_util.tree_map_with_path(step, params, updates)
+
+
+def moving_average(average: dict, new: dict, decay: float, step: jax.Array) -> dict:
+    """Exponential moving average of weights after update `step` (0 is the first).
+
+    The average of the first updates is a short one, (1 + step) / (10 + step), lest the initial
+    weights linger in it.
+
+    Args:
+        average, new: trees of equal structure, as parameters and statistics of batch norm.
+    """
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda a, b: a + (1 - decay).astype(a.dtype) * (b - a), average, new)

@@ -112,21 +112,20 @@ def make_train_step(config, graph: nnx.GraphDef, mesh: Mesh, specs: dict) -> Cal
     def train_step(state: dict, batch: dict) -> tuple[dict, dict]:
         images = normalize(batch["image"], config.data, dtype, batch["brightness"], batch["box"])
         labels = batch["label"].astype(jnp.int32)
+        boundaries = {name: batch[name] for name in ("distance", "angle") if name in batch}
         random = jax.random.fold_in(jax.random.key(config.seed), state["step"])
 
         def loss_of(params):
             network = nnx.merge(graph, params, state["stats"])
             outputs = network(images, rngs=nnx.Rngs(dropout=random))
-            loss = segmentation_loss(outputs, labels, config.loss)
+            loss = segmentation_loss(outputs, labels, config.loss, **boundaries)
             return loss, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
         (loss, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state["params"])
         updates, momenta = transform.update(gradients, state["optimizer"], state["params"])
-        rate = optimizer.learning_rate(config.optimizer, config.train.steps, state["step"])
-        params = optimizer.descend(
-            state["params"], updates, rate, config.optimizer.head_lr_multiplier
-        )
-        metrics = {"loss": loss, "lr": rate, "grad_norm": _norm(gradients)}
+        rates = optimizer.learning_rates(config.optimizer, config.train.steps, state["step"])
+        params = optimizer.descend(state["params"], updates, rates)
+        metrics = {"loss": loss, "lr": rates[0], "grad_norm": _norm(gradients)}
         new_state = {
             "params": params,
             "stats": stats,

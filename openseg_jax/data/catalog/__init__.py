@@ -1,7 +1,8 @@
 """The data sets we know, one module each: `catalog.get("camvid")`.
 
-A module of this package defines `DATASET`, a `openseg_jax.data.dataset.DataSet`. Nothing here
-imports TFDS or JAX: prediction needs a palette, not a builder.
+A module of this package defines `DATASET`, a `openseg_jax.data.dataset.DataSet`. A variant such
+as `pascal_context_60` has a module too, and names in `stored_as` the data set whose build it
+reads. Nothing here imports TFDS or JAX: prediction needs a palette, not a builder.
 """
 
 from __future__ import annotations

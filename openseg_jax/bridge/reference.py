@@ -1,0 +1,136 @@
+"""The original's networks under the original's names, and their outputs as it returns them."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from openseg_jax.config import default_config
+from openseg_jax.data.dataset import IGNORE
+from openseg_jax.errors import UserError, did_you_mean
+from openseg_jax.models import segmenter
+
+# The original's model names: our method, and what differs from its defaults.
+MODELS: dict[str, tuple[str, dict]] = {
+    "fcnet": ("fcn", {}),
+    "base_ocnet": ("ocnet", {}),
+    "asp_ocnet": ("asp_ocnet", {}),
+    "isanet": ("isa", {}),
+    "spatial_ocrnet": ("ocr", {}),
+    "spatial_asp_ocrnet": ("asp_ocr", {}),
+    "ideal_spatial_ocrnet": ("ideal_ocr", {}),
+    "ideal_spatial_ocrnet_b": ("ideal_ocr_b", {}),
+    "ideal_spatial_ocrnet_c": ("ideal_ocr_c", {}),
+    "ideal_gather_ocrnet": ("ideal_gather_ocr", {}),
+    "ideal_distribute_ocrnet": ("ideal_distribute_ocr", {}),
+    "ce2p_asp_ocrnet": ("ce2p", {}),
+    "hrnet_w48": ("fcn", {}),
+    "hrnet_w48_ocr": ("ocr", {}),
+    "hrnet_w48_ocr_b": ("ocr", {"channels": 256, "key_channels": 128, "aux_channels": 256}),
+    "hrnet_w48_asp_ocr": ("asp_ocr", {}),
+    "hrnet_w48_isa": ("isa", {}),
+    "segfix_hrnet": ("segfix", {}),
+}
+
+
+def parse_backbone(name: str) -> tuple[str, int | None]:
+    """Our name and the output stride of a backbone that the original calls `name`.
+
+    `deepbase_resnet101_dilated8` is `("resnet101", 8)`, `resnet50` is `("resnet50_7x7", 32)`,
+    `hrnet48` is `("hrnet_w48", None)`: HRNets and Wide-ResNets have one stride only.
+    """
+    plain, dilated, stride = name.partition("_dilated")
+    output_stride = int(stride) if dilated and stride.isdigit() else 32
+    if found := re.fullmatch(r"hrnet(\d+|2x20)", plain):
+        ours, output_stride = "hrnet_" + ("2x20" if "x" in found[1] else f"w{found[1]}"), None
+    elif plain.startswith("wide_resnet"):
+        ours, output_stride = plain, None
+    elif re.fullmatch(r"resnet\d+", plain):
+        ours = f"{plain}_7x7"
+    else:
+        ours = plain.removeprefix("deepbase_")
+    if ours not in segmenter.BACKBONES:
+        raise UserError(
+            f"The backbone {name!r} is unknown. {did_you_mean(ours, segmenter.BACKBONES)}"
+        )
+    return ours, output_stride
+
+
+def reference_config(
+    model_name: str,
+    backbone: str,
+    num_classes: int,
+    *,
+    norm: str = "bn",
+    multi_grid: tuple[int, ...] | None = None,
+    factors: tuple[tuple[int, int], ...] | None = None,
+) -> ConfigDict:
+    """`config.model` of a network under the original's names."""
+    if model_name not in MODELS:
+        raise UserError(f"The model {model_name!r} is unknown. {did_you_mean(model_name, MODELS)}")
+    method, options = MODELS[model_name]
+    ours, output_stride = parse_backbone(backbone)
+    model = default_config().model
+    model.update(method=method, backbone=ours, num_classes=num_classes, norm=norm, **options)
+    model.output_stride = output_stride
+    if multi_grid and ours.startswith(("resnet", "resnext")):  # the others have none or ignore it
+        model.multi_grid = tuple(multi_grid)
+    if factors and method == "isa":
+        model.factors = tuple(tuple(pair) for pair in factors)
+    return model
+
+
+def build_reference_model(
+    model_name: str,
+    backbone: str,
+    num_classes: int,
+    *,
+    norm: str = "bn",
+    multi_grid: tuple[int, ...] | None = None,
+    factors: tuple[tuple[int, int], ...] | None = None,
+) -> segmenter.Segmenter:
+    """One of the original's networks, to be filled by `load_state_dict`.
+
+    Args:
+        model_name: such as `spatial_ocrnet` or `hrnet_w48_ocr`.
+        backbone: such as `deepbase_resnet101_dilated8` or `hrnet48`.
+        norm: "bn", or "inplace_abn" as in the published checkpoints.
+        multi_grid: dilation factors of the last stage's blocks.
+        factors: (along the height, along the width) of each stage of `isanet`.
+
+    Raises:
+        UserError: for an unknown name, with the near ones.
+    """
+    model = reference_config(
+        model_name, backbone, num_classes, norm=norm, multi_grid=multi_grid, factors=factors
+    )
+    return segmenter.build(model, rng=None)
+
+
+def reference_outputs(
+    network: segmenter.Segmenter, x_nchw: np.ndarray, labels: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """What the original returns in evaluation: float32 NCHW arrays, in its order.
+
+    Args:
+        x_nchw: (n, 3, h, w) normalised images.
+        labels: (n, h, w) with -1 for ignored pixels, for the `ideal_*` networks.
+    """
+    params, stats, graphs = segmenter.graphs(network)
+    x = jnp.asarray(np.asarray(x_nchw, np.float32).transpose(0, 2, 3, 1))
+    if labels is not None:
+        labels = jnp.asarray(np.where(labels < 0, IGNORE, labels), jnp.int32)
+    with jax.default_matmul_precision("highest"):
+        outputs = _forward(graphs["eval"], params, stats, x, labels)
+    return [np.asarray(y, np.float32).transpose(0, 3, 1, 2) for y in outputs]
+
+
+@partial(jax.jit, static_argnums=0)
+def _forward(graph: nnx.GraphDef, params: dict, stats: dict, x: jax.Array, labels):
+    return nnx.merge(graph, params, stats)(x, labels=labels)

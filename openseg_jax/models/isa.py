@@ -1,0 +1,216 @@
+"""Interlaced sparse self-attention (Huang et al., 2019; OCNet, IJCV 2021).
+
+A dense attention over all pixels becomes two sparse ones: among pixels at equal positions of
+all windows (long range), then among the pixels of each window (short range). Original modules:
+`isa_block.py`, `nets/isanet.py`.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from openseg_jax.models.blocks import at_least_float32, pointwise
+from openseg_jax.models.fcn import ConvClassifier
+from openseg_jax.models.layers import Conv, ConvNormAct, Rng, dropout2d
+
+
+def long_range_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, window: tuple[int, int]
+) -> jax.Array:
+    """softmax(Q K^T / sqrt(d)) V among the pixels at equal positions of their windows.
+
+    Pixel (y, x) attends to all (y', x') with y' = y modulo dh and x' = x modulo dw.
+
+    Args:
+        query, key: (n, h, w, d).
+        value: (n, h, w, v).
+        window: (dh, dw), which divide h and w.
+
+    Returns:
+        (n, h, w, v). The softmax is in at least float32.
+    """
+    return _attend(query, key, value, window, "nyixjd,nziwjd->nijyxzw", "nijyxzw,nziwjv->nyixjv")
+
+
+def short_range_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, window: tuple[int, int]
+) -> jax.Array:
+    """softmax(Q K^T / sqrt(d)) V among the pixels of each dh x dw window.
+
+    Pixel (y, x) attends to all (y', x') with y' // dh = y // dh and x' // dw = x // dw.
+    Arguments and result are those of `long_range_attention`.
+    """
+    return _attend(query, key, value, window, "nyixjd,nyzxwd->nyxijzw", "nyxijzw,nyzxwv->nyixjv")
+
+
+def _attend(query, key, value, window, scores_of, context_of):
+    """Attention by two einsums over maps (n, windows down, dh, windows across, dw, channels)."""
+    wide, shape = at_least_float32(query.dtype), value.shape
+    query, key, value = (_windows(x, window) for x in (query, key, value))
+    scores = jnp.einsum(scores_of, query, key, preferred_element_type=wide)
+    weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=(-2, -1))
+    return jnp.einsum(context_of, weights.astype(value.dtype), value).reshape(shape)
+
+
+def _windows(x: jax.Array, window: tuple[int, int]) -> jax.Array:
+    n, h, w, channels = x.shape
+    down, across = window
+    return x.reshape(n, h // down, down, w // across, across, channels)
+
+
+class SparseAttention(nnx.Module):
+    """One of the two attentions with its transforms: `(n, h, w, c)` -> `(n, h, w, out)`."""
+
+    def __init__(
+        self,
+        attend,
+        channels: int,
+        key_channels: int,
+        out_features: int,
+        *,
+        norm: str,
+        rng: Rng,
+    ):
+        def transform(*widths: int):
+            return pointwise(*widths, bias=False, norm=norm, rng=rng)
+
+        self.attend = attend
+        self.query = transform(channels, key_channels, key_channels)
+        self.key = transform(channels, key_channels, key_channels)
+        self.value = Conv(channels, out_features, rng=rng)
+        self.output = transform(out_features, out_features)
+
+    def __call__(self, x: jax.Array, window: tuple[int, int]) -> jax.Array:
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        return self.output(self.attend(query, key, value, window))
+
+
+class InterlacedAttention(nnx.Module):
+    """Long-range, then short-range attention: `(n, h, w, c)` -> context `(n, h, w, out)`.
+
+    A map that windows do not tile is padded with zeros, half of them (rounded down) before.
+    As in the original, these pixels attend, are attended to and count in the batch norms.
+
+    Args:
+        window: (dh, dw), the `factors` of the paper.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        key_channels: int,
+        out_features: int,
+        window: tuple[int, int],
+        *,
+        norm: str,
+        rng: Rng,
+    ):
+        self.long_range = SparseAttention(
+            long_range_attention, channels, key_channels, out_features, norm=norm, rng=rng
+        )
+        self.short_range = SparseAttention(
+            short_range_attention, out_features, key_channels, out_features, norm=norm, rng=rng
+        )
+        self.window = tuple(window)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h, w = x.shape[1:3]
+        padding = [-size % step for size, step in zip((h, w), self.window, strict=True)]
+        top, left = (pad // 2 for pad in padding)
+        x = jnp.pad(x, ((0, 0), (top, padding[0] - top), (left, padding[1] - left), (0, 0)))
+        x = self.short_range(self.long_range(x, self.window), self.window)
+        return x[:, top : top + h, left : left + w]
+
+
+class ISAModule(nnx.Module):
+    """The pixels beside their context, fused: `(n, h, w, c)` -> `(n, h, w, out)`.
+
+    Several windows make as many contexts of the same pixels, which a 1x1 convolution then
+    widens accordingly.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        key_channels: int,
+        out_features: int,
+        factors: tuple[tuple[int, int], ...],
+        *,
+        dropout: float,
+        norm: str,
+        rng: Rng,
+    ):
+        self.stages = nnx.List(
+            InterlacedAttention(channels, key_channels, out_features, window, norm=norm, rng=rng)
+            for window in factors
+        )
+        width = len(factors) * out_features
+        several = len(factors) > 1
+        self.widen = (
+            ConvNormAct(channels, width, bias=False, norm=norm, rng=rng) if several else None
+        )
+        fused = 2 * width if several else channels + width
+        self.fuse = ConvNormAct(fused, out_features, bias=False, norm=norm, rng=rng)
+        self.dropout = dropout2d(dropout)
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        contexts = [stage(x) for stage in self.stages]
+        pixels = x if self.widen is None else self.widen(x)
+        return self.dropout(self.fuse(jnp.concatenate([pixels, *contexts], axis=-1)), rngs=rngs)
+
+
+class ISAHead(nnx.Module):
+    """Feature maps -> (auxiliary, main) logits `(n, h, w, num_classes)` at feature resolution.
+
+    The auxiliary block reads the last feature map but one, the rest the last.
+
+    Args:
+        factors: the windows (dh, dw) of one attention or several.
+        bias, classifier_bias: of the 3x3 convolutions and of the main classifier.
+        auxiliary: without it there is one output.
+    """
+
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        num_classes: int,
+        *,
+        channels: int = 512,
+        key_channels: int = 256,
+        aux_channels: int | None = 512,
+        factors: tuple[tuple[int, int], ...] = ((8, 8),),
+        dropout: float = 0.05,
+        bias: bool = False,
+        classifier_bias: bool = True,
+        auxiliary: bool = True,
+        norm: str = "bn",
+        rng: Rng,
+    ):
+        self.auxiliary = (
+            ConvClassifier(
+                widths[-2],
+                aux_channels,
+                num_classes,
+                bias=bias,
+                dropout=dropout,
+                norm=norm,
+                rng=rng,
+            )
+            if auxiliary
+            else None
+        )
+        self.pixels = ConvNormAct(widths[-1], channels, 3, bias=bias, norm=norm, rng=rng)
+        self.attention = ISAModule(
+            channels, key_channels, channels, factors, dropout=dropout, norm=norm, rng=rng
+        )
+        self.classifier = Conv(channels, num_classes, bias=classifier_bias, rng=rng)
+
+    def __call__(
+        self, features: list[jax.Array], rngs: nnx.Rngs | None = None
+    ) -> tuple[jax.Array, ...]:
+        main = self.classifier(self.attention(self.pixels(features[-1]), rngs))
+        if self.auxiliary is None:
+            return (main,)
+        return self.auxiliary(features[-2], rngs), main
