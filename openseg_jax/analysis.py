@@ -33,28 +33,23 @@ def analyze(model, size: tuple[int, int]) -> list[Part]:
         model: `config.model`.
     """
     network = segmenter.build(model, rng=None)
-    labels = jax.ShapeDtypeStruct((1, *size), jnp.int32)
-    told = (labels,) if network.head.needs_labels else ()
+    network = nnx.view(network, deterministic=True, use_running_average=True)
     image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     backbone = _part("backbone", network.backbone, lambda module, x: module(x), image)
     features = jax.eval_shape(
-        lambda x: network.inputs_of_head(x),
+        lambda maps: segmenter.inputs_of_head(network.method, network.backbone, maps),
         [jax.ShapeDtypeStruct((1, *shape), jnp.float32) for shape in backbone.outputs],
     )
-    head = _part(
-        "head", network.head, lambda module, x: module(x, None, *told_zeros(told)), features
-    )
-    return [backbone, head]
 
+    def run_head(head, features):
+        told = (jnp.zeros((1, *size), jnp.int32),) if network.needs_labels else ()
+        return head(features, None, *told)
 
-def told_zeros(told) -> list[jax.Array]:
-    """Labels of zero for the networks that are told the ground truth."""
-    return [jnp.zeros(each.shape, each.dtype) for each in told]
+    return [backbone, _part("head", network.head, run_head, features)]
 
 
 def _part(name: str, module: nnx.Module, apply, inputs) -> Part:
-    evaluating = nnx.view(module, deterministic=True, use_running_average=True)
-    graph, state = nnx.split(evaluating)
+    graph, state = nnx.split(module)
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), nnx.to_pure_dict(state)
     )

@@ -68,6 +68,23 @@ def _parser() -> argparse.ArgumentParser:
     segfix.add_argument("--scale", type=float, help="steps to go; default 2, instances 1")
     segfix.set_defaults(run=_segfix)
 
+    convert = commands.add_parser("convert", help="PyTorch checkpoints to ours, and back")
+    help = "a .pth, .pt or .safetensors file; or a workdir or checkpoint of ours"
+    convert.add_argument("--checkpoint", required=True, type=Path, help=help)
+    help = "the folder to write; or, for the way back, a .pth or .safetensors file"
+    convert.add_argument("--out", required=True, type=Path, help=help)
+    convert.add_argument("--config", help="FILE[:ARGUMENT] of the network, if the file lacks it")
+    convert.add_argument("--model", help="or the original's name, such as spatial_ocrnet")
+    convert.add_argument("--backbone", help="the original's: deepbase_resnet101_dilated8, ...")
+    convert.add_argument("--classes", type=int, help="how many")
+    convert.add_argument("--dataset", help="whose classes and colours the labels have")
+    convert.set_defaults(run=_convert)
+
+    analyze = commands.add_parser("analyze", help="parameters, FLOPs and shapes of a network")
+    analyze.add_argument("--config", required=True, help="FILE[:ARGUMENT]")
+    analyze.add_argument("--size", default="1024x2048", help="of the image: HEIGHTxWIDTH")
+    analyze.set_defaults(run=_analyze)
+
     data = commands.add_parser("data", help="build, check and look at data sets")
     actions = data.add_subparsers(required=True, metavar="ACTION")
     data_commands = cli_data.add_commands(actions)
@@ -75,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write report.html of a workdir anew")
     report.add_argument("workdir", type=Path)
     report.set_defaults(run=_report)
-    for command in (predict, compare, segfix, report, *data_commands):
+    for command in (predict, compare, segfix, convert, analyze, report, *data_commands):
         command.add_argument("--verbose", action="store_true", help="show tracebacks")
     return parser
 
@@ -103,6 +120,40 @@ def _segfix(arguments) -> int:
     from openseg_jax import refinement
 
     return refinement.from_arguments(arguments)
+
+
+def _convert(arguments) -> None:
+    from openseg_jax.main import prepare_jax
+
+    prepare_jax(arguments.verbose)
+    from openseg_jax import conversion
+    from openseg_jax.config import read_config
+
+    if arguments.checkpoint.is_dir():
+        print(conversion.flax_to_torch(arguments.checkpoint, arguments.out))
+        return
+    certificate = conversion.torch_to_flax(
+        arguments.checkpoint,
+        arguments.out,
+        model_name=arguments.model,
+        backbone=arguments.backbone,
+        num_classes=arguments.classes,
+        dataset=arguments.dataset,
+        config=read_config(arguments.config) if arguments.config else None,
+    )
+    print(certificate)
+
+
+def _analyze(arguments) -> None:
+    from openseg_jax import analysis
+    from openseg_jax.config import read_config
+
+    try:
+        height, width = map(int, arguments.size.split("x"))
+    except ValueError as error:
+        raise UserError(f"--size {arguments.size}: give HEIGHTxWIDTH, as 1024x2048.") from error
+    model = read_config(arguments.config).model
+    print(analysis.table(analysis.analyze(model, (height, width)), (height, width)))
 
 
 def _report(arguments) -> None:

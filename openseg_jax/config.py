@@ -6,6 +6,7 @@ The config is locked: a misspelt key is an error, not a silent no-op. Sizes are 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -172,6 +173,17 @@ def default_config() -> ConfigDict:
 def data_dir(configured: str) -> Path:
     """The folder of built data sets: `config.data.dir`, $OPENSEG_DATA or ~/openseg_data."""
     return Path(configured or os.environ.get("OPENSEG_DATA") or "~/openseg_data").expanduser()
+
+
+def read_config(argument: str) -> ConfigDict:
+    """The config of `FILE.py[:ARGUMENT]`, as `openseg_jax.main --config` reads it."""
+    path, _, rest = argument.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"--config {path}: no such file.")
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*([rest] if rest else []))
 
 
 def validate(config: ConfigDict) -> None:

@@ -12,20 +12,27 @@ from ml_collections import ConfigDict
 from openseg_jax import __version__
 from openseg_jax import config as config_lib
 from openseg_jax.bridge import safetensors
-from openseg_jax.bridge.reference import MODELS, reference_config, reference_outputs
+from openseg_jax.bridge.reference import (
+    MODELS,
+    original_names,
+    reference_config,
+    reference_outputs,
+)
 from openseg_jax.bridge.state_dict import (
     Origin,
-    Report,
     load_state_dict,
     to_state_dict,
     world_of_keys,
 )
 from openseg_jax.bridge.torch_files import TorchFile, read_file, write_checkpoint
+from openseg_jax.data import catalog
+from openseg_jax.data.palettes import voc_colours
 from openseg_jax.errors import UserError
 from openseg_jax.models import segmenter
 from openseg_jax.training import checkpoint
 
 PASSENGERS = "passengers.safetensors"
+GOLDENS = Path(__file__).parent / "goldens.json"
 FINGERPRINT_SIZE = (97, 129)
 
 # What the original's recipes feed their backbones; HRNet's are BGR with means ordered as RGB.
@@ -77,7 +84,7 @@ def torch_to_flax(
     return text
 
 
-def flax_to_torch(source: Path, out: Path) -> Report | None:
+def flax_to_torch(source: Path, out: Path) -> str:
     """Writes a checkpoint of ours (or the best of a workdir) as the original's state dict.
 
     The keys are those of the network's own batch norm: `X.0.weight` for "bn", `X.weight` for
@@ -89,7 +96,12 @@ def flax_to_torch(source: Path, out: Path) -> Report | None:
     network = segmenter.build(config.model, rng=None)
     checkpoint.fill_network(network, arrays, str(folder))
     network.origin = _read_origin(source)
-    write_checkpoint(out, to_state_dict(network), _config_dict(config))
+    state = to_state_dict(network)
+    write_checkpoint(out, state, _config_dict(config))
+    return (
+        f"{out}: {len(state)} keys of {' on '.join(original_names(config.model))} "
+        f"with {NORMS[config.model.norm]}"
+    )
 
 
 def _config_of(
@@ -123,11 +135,34 @@ def _config_of(
         factors=network.get("factors") if isa else None,
     )
     config.data.update(_normalization(original, config.model.backbone))
-    config.data.name = dataset or DATASETS.get(str(original.get("dataset", "")).lower(), "")
-    config.init_from = str(source)
+    _describe_classes(config, dataset or DATASETS.get(str(original.get("dataset", "")).lower()))
     return config
 
 
+def _describe_classes(config: ConfigDict, dataset: str | None) -> None:
+    """Puts classes and colours into the config: of the data set, or numbered ones."""
+    count = config.model.num_classes
+    if dataset:
+        facts = catalog.get(dataset)
+        if facts.num_classes != count:
+            raise UserError(
+                f"The network has {count} classes, {dataset} has {facts.num_classes}. Give the "
+                "data set it was trained on with --dataset, or none."
+            )
+        config.data.name = dataset
+        return
+    config.data.update(
+        name="unknown",
+        classes=tuple(f"class {index}" for index in range(count)),
+        palette=tuple(map(tuple, voc_colours(count))),
+        label_map=tuple((index, index) for index in range(count)),
+    )
+
+
+NORMS = {
+    "bn": "plain batch norm and ReLU (bn)",
+    "inplace_abn": "in-place activated batch norm: |w| + 1e-5, leaky ReLU 0.01 (inplace_abn)",
+}
 # The original's names of data sets, and ours.
 DATASETS = {
     "cityscapes": "cityscapes",
@@ -209,35 +244,33 @@ def _facts(source, file, config, report, unchanged, fingerprint) -> dict:
 
 
 def golden_record(model) -> str:
-    """What `tests/golden.py --write` recorded of this method, backbone and norm, in words."""
-    path = Path(__file__).parent / "goldens.json"
-    if not path.is_file():
+    """What `tests/golden.py --write` recorded of this network and norm, in words.
+
+    Args:
+        model: `config.model`.
+    """
+    if not GOLDENS.is_file():
         return "not recorded"
-    suffix = "__abn" if model.norm == "inplace_abn" else ""
+    prefix = "eval/" + "__".join(original_names(model)) + "__"
+    activated = model.norm == "inplace_abn"
     cases = {
         name: case
-        for name, case in json.loads(path.read_text())["cases"].items()
-        if (case.get("method"), case.get("backbone")) == (model.method, model.backbone)
-        and name.endswith("__abn") == bool(suffix)
+        for name, case in json.loads(GOLDENS.read_text())["cases"].items()
+        if name.startswith(prefix) and name.endswith("__abn") == activated
     }
     if not cases:
         return "not recorded"
-    worst = max(case["error_over_tolerance"] for case in cases.values())
-    passed = all(case["passed"] for case in cases.values())
-    made = next(iter(cases.values()))
+    name, case = max(cases.items(), key=lambda item: item[1]["error_over_tolerance"])
+    verdict = "passed" if all(case["passed"] for case in cases.values()) else "FAILED"
     return (
-        f"{'passed' if passed else 'FAILED'}: {', '.join(cases)}; largest error {worst:.2g} of "
-        f"what is allowed (version {made['version']}, commit {made['commit']})"
+        f"{verdict}: {len(cases)} cases, at most {case['error_over_tolerance']} "
+        f"of the allowed error in {name} (version {case['version']}, commit {case['commit']})"
     )
 
 
 def certificate(facts: dict) -> str:
     """The certificate as text."""
-    norms = {
-        "bn": "plain batch norm and ReLU (bn)",
-        "inplace_abn": "in-place activated batch norm: |w| + 1e-5, leaky ReLU 0.01 (inplace_abn)",
-    }
-    unused = len(facts["passengers"])
+    passengers = len(facts["passengers"])
     return f"""\
 Converted by openseg_jax {facts["version"]}
 
@@ -245,8 +278,8 @@ file         {facts["source"]} ({facts["format"]})
 sha256       {facts["sha256"]}
 network      {facts["method"]} on {facts["backbone"]}, {facts["classes"]} classes
 data set     {facts["dataset"] or "not known"}
-norm         {norms[facts["norm"]]}
-keys         {facts["keys"]}: {facts["mapped"]} mapped, {unused} carried along, 0 missing, 0 unused
+norm         {NORMS[facts["norm"]]}
+keys         {facts["keys"]}: {facts["mapped"]} mapped, {passengers} carried, 0 missing, 0 unused
 round trip   {"every key, dtype and byte comes back" if facts["round_trip"] else "NOT EXACT"}
 goldens      {facts["golden"]}
 fingerprint  {facts["fingerprint"]}
@@ -280,14 +313,22 @@ def _read_origin(folder: Path) -> Origin | None:
 
 
 def _config_dict(config: ConfigDict) -> dict:
-    """What the original's tools read of a file's `config_dict`."""
-    data = config.data
+    """What the original's tools, and our own converter, read of a file's `config_dict`."""
+    data, model = config.data, config.model
+    model_name, backbone = original_names(model)
+    described = {
+        "model_name": model_name,
+        "backbone": backbone,
+        "bn_type": "inplace_abn" if model.norm == "inplace_abn" else "torchbn",
+    }
+    if model.multi_grid:
+        described["multi_grid"] = list(model.multi_grid)
+    if model.factors:
+        described["factors"] = [list(pair) for pair in model.factors]
+    names = {ours: theirs for theirs, ours in DATASETS.items()}
     return {
-        "data": {"num_classes": config.model.num_classes, "input_mode": data.channel_order.upper()},
-        "normalize": {
-            "div_value": data.scale,
-            "mean": list(data.mean),
-            "std": list(data.std),
-        },
-        "openseg_jax": config_lib.to_dict(config),
+        "dataset": names.get(data.name, data.name),
+        "network": described,
+        "data": {"num_classes": model.num_classes, "input_mode": data.channel_order.upper()},
+        "normalize": {"div_value": data.scale, "mean": list(data.mean), "std": list(data.std)},
     }

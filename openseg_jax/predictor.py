@@ -13,7 +13,7 @@ import numpy as np
 from openseg_jax import config as config_lib
 from openseg_jax.data import catalog
 from openseg_jax.errors import UserError
-from openseg_jax.evaluation import inference, segfix
+from openseg_jax.evaluation import batches, inference, segfix
 from openseg_jax.evaluation.protocol import Protocol, prepare
 from openseg_jax.models import segmenter
 from openseg_jax.photos import read_image
@@ -91,8 +91,8 @@ class Predictor:
         return array, jax.tree.map(lambda each: each[0], output), size
 
     def predict_all(self, items, batch_size: int = 0, **how) -> Iterator:
-        """As `inference.predict_all`, in batches of images of one shape."""
-        return inference.predict_all(self._inference, self._weights, items, batch_size, **how)
+        """As `batches.predict_all`, in batches of images of one shape."""
+        return batches.predict_all(self._inference, self._weights, items, batch_size, **how)
 
 
 class Refiner:
@@ -106,9 +106,7 @@ class Refiner:
             )
         self.name = name
         self._weights = inference.local_weights(weights)
-        forward = segfix.make_forward(graph, config.data, compute_dtype(config.dtype))
-        protocol = _with_limit(Protocol.of(config.eval))
-        self._inference = inference.under_protocol(forward, protocol, config.data)
+        self._inference = segfix.make_inference(config, graph)
         self._one_at_a_time = threading.Lock()  # several images at once need several times memory
 
     @classmethod

@@ -3,7 +3,7 @@
     python tests/golden.py --root DIR [--kind eval|train|misc] [--group NAME] [--case SUBSTRING]
 
 DIR is any folder in the format of golden/README.md. Exits non-zero when a case fails or is not
-known. `--write` records the results, with version and commit, in docs/results/goldens.json.
+known. `--write` records the results, with version and commit, where certificates read them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from goldens import Result, read_json  # noqa: E402
 from openseg_jax import __version__  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORD = ROOT / "docs" / "results" / "goldens.json"
+RECORD = ROOT / "openseg_jax" / "goldens.json"
 
 
 def groups(root: Path, kind: str | None, group: str | None) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from openseg_jax.errors import UserError
-from openseg_jax.evaluation import inference, modes
+from openseg_jax.evaluation import batches, inference, modes
 from openseg_jax.evaluation.ahead import ordered_map
 from openseg_jax.evaluation.protocol import Protocol, apply, prepare
 
@@ -143,7 +143,7 @@ def test_images_of_many_sizes_each_once_with_few_programs():
         traced.clear()
         run = inference.under_protocol(counting, Protocol(fit_stride=16), DATA)
         seen = []
-        for example, ids in inference.predict_all(run, {}, iter(examples), batch_size):
+        for example, ids in batches.predict_all(run, {}, iter(examples), batch_size):
             assert ids.shape == example["image"].shape[:2] and (ids == example["name"]).all()
             seen.append(example["name"])
         assert sorted(seen) == list(range(50)) and len(traced) == len(shapes)
@@ -154,7 +154,7 @@ def test_scored_at_the_size_of_the_label():
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     example = {"image": image, "label": np.zeros((33, 47), np.uint8)}
     run = inference.under_protocol(network, Protocol(), DATA, confidence=True)
-    [(ids, confidence)] = inference.predict_all(
+    [(ids, confidence)] = batches.predict_all(
         run, {}, [example], 1, use=lambda example, ids, confidence: (ids, confidence)
     )
     logits = np.asarray(network(None, image[None]))[0]
@@ -193,13 +193,13 @@ def test_a_batch_too_large_for_memory_is_told_and_the_rest_goes_on(monkeypatch):
     monkeypatch.setattr(run, "run", limited)
     examples = [{"image": np.full((side, side, 3), side, np.uint8)} for side in (40, 60, 45)]
     told = []
-    done = inference.predict_all(
+    done = batches.predict_all(
         run, {}, examples, 1, failed=lambda example, error: told.append(str(error))
     )
     assert sorted(ids.shape for _, ids in done) == [(40, 40), (45, 45)]
     assert len(told) == 1 and "60x60" in told[0] and "max_pixels" in told[0]
     with pytest.raises(UserError, match="not enough memory"):
-        list(inference.predict_all(run, {}, examples, 1))
+        list(batches.predict_all(run, {}, examples, 1))
 
 
 def test_threads_keep_the_order_and_raise_errors():

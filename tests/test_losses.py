@@ -202,7 +202,7 @@ def test_label_smoothing_mixes_the_target_with_an_even_one():
 
 def test_label_smoothing_of_an_even_prediction_changes_nothing():
     even = np.zeros_like(LOGITS)
-    assert cross_entropy(even, LABELS, label_smoothing=0.3) == pytest.approx(np.log(3))
+    assert cross_entropy(even, LABELS, label_smoothing=0.3) == pytest.approx(np.log(3), rel=1e-5)
 
 
 def test_balanced_cross_entropy_gives_two_classes_equal_weight():
@@ -420,11 +420,11 @@ def test_ce2p_supervises_its_four_outputs():
     parsing = sum(by_definition(x, LABELS, WEIGHTS) for x in (OTHER, LOGITS))
     auxiliary = by_definition(LOGITS[..., ::-1], LABELS, WEIGHTS)
     expected = parsing + 2 * float(edge_loss(TWO, LABELS)) + 0.3 * auxiliary
-    assert total == pytest.approx(expected, rel=1e-6)
+    assert total == pytest.approx(expected, rel=1e-5)
     edges = np.where(LABELS == 255, 255, label_edges(LABELS))
     share = (edges == 1).sum() / (edges != 255).sum()
     expected = by_definition(TWO, edges, (share, 1 - share))
-    assert edge_loss(TWO, LABELS) == pytest.approx(expected, rel=1e-6)
+    assert edge_loss(TWO, LABELS) == pytest.approx(expected, rel=1e-5)
 
 
 # Losses of overlap.

@@ -62,6 +62,29 @@ def parse_backbone(name: str) -> tuple[str, int | None]:
     return ours, output_stride
 
 
+def original_names(model) -> tuple[str, str]:
+    """The original's names for the method and the backbone of `config.model`.
+
+    Networks that the original lacks get the name of the method's head, and the backbone's name
+    by the original's rules.
+    """
+    on_hrnet = model.backbone.startswith("hrnet")
+    fitting = [
+        (len(options), name)
+        for name, (method, options) in MODELS.items()
+        if method == model.method and all(model[key] == value for key, value in options.items())
+    ]
+    native = [entry for entry in fitting if entry[1].startswith("hrnet") == on_hrnet]
+    backbone = model.backbone.replace("hrnet_w", "hrnet").replace("hrnet_2", "hrnet2")
+    name = backbone.removesuffix("_7x7")
+    if backbone == name and name.startswith(("resnet", "resnest")):
+        name = f"deepbase_{name}"
+    stride = model.output_stride or 8
+    return max(native or fitting)[
+        1
+    ], name if on_hrnet or stride == 32 else f"{name}_dilated{stride}"
+
+
 def reference_config(
     model_name: str,
     backbone: str,

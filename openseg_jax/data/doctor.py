@@ -137,10 +137,10 @@ def _check(
     items = [(split, load) for split, loads in splits.items() for load in loads]
     look = partial(examine, name=dataset.name, label_map=dataset.label_map)
     examined = list(in_processes(look, items, workers))
-    empty = {problem.where for problem in problems if problem.kind == "empty file"}
+    empty = {Path(problem.where).stem for problem in problems if problem.kind == "empty file"}
     for one in examined:
         # A file of no bytes is unreadable, too; once is enough.
-        problems += [p for p in one.problems if not any(path in p.where for path in empty)]
+        problems += [p for p in one.problems if not any(stem in p.where for stem in empty)]
     problems += _duplicates(examined)
     ids = defaultdict(lambda: np.zeros(256, np.int64))
     sizes = defaultdict(list)
@@ -164,6 +164,8 @@ def examine(item: tuple[str, Callable[[], Example]], name: str, label_map: Label
         return Examined(split, "", [Problem(ERROR, "unreadable", str(error))])
     where = f"{split}: the image of {example.name}"
     problems = _image_problems(example.image, where)
+    if any(problem.severity == ERROR for problem in problems):
+        return Examined(split, example.name, problems)
     try:
         image = decode_image(example.image, where)
     except UserError as error:
@@ -193,6 +195,8 @@ def examine(item: tuple[str, Callable[[], Example]], name: str, label_map: Label
 
 def _image_problems(encoded: bytes, where: str) -> list[Problem]:
     """What the header tells, and whether the end is there."""
+    if not encoded:
+        return [Problem(ERROR, "empty file", where)]
     found = [Problem(ERROR, "truncated", where)] if truncated(encoded) else []
     try:
         with Image.open(io.BytesIO(encoded)) as picture:

@@ -2,23 +2,60 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
+from flax import nnx
 from tqdm import tqdm
 
 from openseg_jax import __version__, report
 from openseg_jax.data import catalog
+from openseg_jax.data.dataset import DataSet
 from openseg_jax.data.pipeline import Split, evaluation_examples
 from openseg_jax.errors import UserError
-from openseg_jax.evaluation import metrics
+from openseg_jax.evaluation import metrics, segfix
+from openseg_jax.evaluation.batches import predict_all
 from openseg_jax.evaluation.boundary import boundary_counts, boundary_scores
-from openseg_jax.evaluation.inference import Inference, predict_all
+from openseg_jax.evaluation.inference import Inference, make_forward, under_protocol
+from openseg_jax.evaluation.protocol import Protocol
 from openseg_jax.parallel import sum_over_processes
+from openseg_jax.preprocessing import compute_dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a network's labels mean."""
+
+    classes: tuple[str, ...]
+    palette: report.Palette
+    truth: Callable[[np.ndarray], np.ndarray]  # of the data set's train ids
+    more_scores: Callable[[np.ndarray], dict]  # of the confusion
+
+
+def _task(config, dataset: DataSet) -> Task:
+    if config.model.method != "segfix":
+        return Task(dataset.classes, dataset.palette, lambda label: label, lambda confusion: {})
+    palette = report.default_palette(len(segfix.CLASSES) - 1) + ((0, 0, 0),)
+    return Task(segfix.CLASSES, palette, segfix.target, segfix.scores)
+
+
+def make_inference(config, graph: nnx.GraphDef) -> Inference:
+    """The network of a config under the protocol `config.eval`, as `evaluate` wants it.
+
+    Args:
+        graph: the "eval" graph of `segmenter.graphs`.
+    """
+    if config.model.method == "segfix":
+        return segfix.make_inference(config, graph, segfix.direction_or_none)
+    forward = make_forward(graph, config.data, compute_dtype(config.dtype))
+    flip_pairs = catalog.get(config.data.name).flip_pairs
+    return under_protocol(forward, Protocol.of(config.eval), config.data, flip_pairs)
 
 
 def evaluate(
@@ -34,6 +71,7 @@ def evaluate(
         as written to `workdir/eval/<step>/`.
     """
     dataset = catalog.get(config.data.name)
+    task = _task(config, dataset)
     split = Split(dataset, config.data.dir, config.data.eval_split)
     if not split.labelled:
         raise UserError(
@@ -43,41 +81,35 @@ def evaluate(
     process, processes = jax.process_index(), jax.process_count()
     examples = evaluation_examples(split, process, processes)
     start = time.perf_counter()
-    results = predict_all(
-        inference,
-        weights,
-        examples,
-        config.eval.batch_size,
-        use=lambda example, ids, _: (
-            example,
-            ids,
-            _count(example["label"], ids, dataset.num_classes, config.eval.boundary),
-        ),
-    )
-    totals, bootstrap = {}, metrics.Bootstrap(config.eval.bootstrap, dataset.num_classes)
+
+    def use(example: dict, ids: np.ndarray, _) -> tuple[dict, np.ndarray, np.ndarray, dict]:
+        truth = task.truth(example["label"])
+        return example, truth, ids, _count(truth, ids, len(task.classes), config.eval.boundary)
+
+    results = predict_all(inference, weights, examples, config.eval.batch_size, use)
+    totals, bootstrap = {}, metrics.Bootstrap(config.eval.bootstrap, len(task.classes))
     pictures, seen = [], 0
     total = len(range(process, len(split), processes))
-    for example, ids, counts in tqdm(
+    for example, truth, ids, counts in tqdm(
         results, "evaluating", total=total, unit="image", leave=False, disable=process > 0
     ):
         totals = {name: totals.get(name, 0) + count for name, count in counts.items()}
         bootstrap.add(example["name"], counts["confusion"])
         seen += 1
         if process == 0 and len(pictures) < config.eval.pictures:
-            pictures.append(
-                report.comparison_panel(example["image"], ids, example["label"], dataset.palette)
-            )
+            pictures.append(report.comparison_panel(example["image"], ids, truth, task.palette))
     seconds = time.perf_counter() - start
     if not totals:  # more processes than images: this one has nothing to add
         nothing = np.full((1, 1), 255, np.uint8)
-        totals = _count(nothing, nothing, dataset.num_classes, config.eval.boundary)
+        totals = _count(nothing, nothing, len(task.classes), config.eval.boundary)
     totals = {name: sum_over_processes(totals[name]) for name in sorted(totals)}
     result = {
         "step": step,
-        **scored(totals, sum_over_processes(bootstrap.parts), dataset.classes),
+        **scored(totals, sum_over_processes(bootstrap.parts), task.classes),
+        **task.more_scores(totals["confusion"]),
         "images_per_second": round(seen * processes / seconds, 2),
-        "protocol": _protocol(split, inference, weights, dtype),
-        "confusion": totals["confusion"][:, : dataset.num_classes].tolist(),
+        "protocol": _protocol(split, task, inference, weights, dtype),
+        "confusion": totals["confusion"][:, :-1].tolist(),
     }
     if process == 0:
         name = f"{step}_{config.eval.name}" if config.eval.name else str(step)
@@ -125,7 +157,7 @@ def _by_class(classes: tuple[str, ...], values: np.ndarray) -> dict:
     return {name: _plain(value) for name, value in zip(classes, values, strict=True)}
 
 
-def _protocol(split: Split, inference: Inference, weights: dict, dtype: str) -> dict:
+def _protocol(split: Split, task: Task, inference: Inference, weights: dict, dtype: str) -> dict:
     """How the numbers were made; results are only comparable where these agree."""
     return {
         "dataset": split.dataset.name,
@@ -135,7 +167,7 @@ def _protocol(split: Split, inference: Inference, weights: dict, dtype: str) -> 
         "images": len(split),
         **inference.protocol.stamp(),
         "scored_at": "label size",
-        "classes": split.dataset.num_classes,
+        "classes": len(task.classes),
         "ignore": 255,
         "dtype": dtype,
         "checkpoint": weights_hash(weights),
@@ -165,6 +197,8 @@ def table(result: dict) -> str:
         "miou": "mIoU",
         "pixel_acc": "pixel accuracy",
         "mean_acc": "mean accuracy",
+        "direction_acc": "direction accuracy",
+        "boundary_acc": "boundary accuracy",
         "boundary_iou": "Boundary IoU",
         "boundary_f_score": "boundary F-score",
     }

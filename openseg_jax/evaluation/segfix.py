@@ -6,6 +6,7 @@ Source: Yuan et al., "SegFix: Model-Agnostic Boundary Refinement for Segmentatio
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import cv2
@@ -16,12 +17,15 @@ from flax import nnx
 
 from openseg_jax.data import boundaries
 from openseg_jax.evaluation import directions
-from openseg_jax.evaluation.inference import Inference
-from openseg_jax.evaluation.protocol import prepare
+from openseg_jax.evaluation.inference import Inference, under_protocol
+from openseg_jax.evaluation.protocol import Protocol, prepare, total_weight
 from openseg_jax.models.resize import resize_bilinear
-from openseg_jax.preprocessing import normalize
+from openseg_jax.preprocessing import compute_dtype, normalize
 
 SEMANTIC_SCALE, INSTANCE_SCALE = 2, 1  # steps of an offset, as published
+# The 8 directions, and what the network says of pixels that are not near a boundary.
+CLASSES = ("left", "up left", "up", "up right", "right", "down right", "down", "down left", "none")
+FLIP_PAIRS = ((0, 4), (1, 3), (5, 7))  # directions that are each other's mirror image
 
 
 def refine(labels: jax.Array, offsets: jax.Array, scale: float = SEMANTIC_SCALE) -> jax.Array:
@@ -89,17 +93,71 @@ def make_forward(graph: nnx.GraphDef, data, dtype: jnp.dtype) -> Callable:
     return forward
 
 
-def predicted_offsets(inference: Inference, weights: dict, image: np.ndarray) -> np.ndarray:
-    """The offsets `(h, w, 2)` int8 of one image `(h, w, 3)` uint8.
+def make_inference(config, graph: nnx.GraphDef, forward_of: Callable = lambda f: f) -> Inference:
+    """A SegFix network under the protocol `config.eval`.
 
     Args:
-        inference: of `make_forward`.
+        forward_of: what to make of the forward: nothing, or `direction_or_none`.
+    """
+    forward = forward_of(make_forward(graph, config.data, compute_dtype(config.dtype)))
+    protocol = dataclasses.replace(Protocol.of(config.eval), combine="logits")
+    first = 0 if forward_of is direction_or_none else 2
+    pairs = tuple((left + first, right + first) for left, right in FLIP_PAIRS)
+    return under_protocol(forward, protocol, config.data, pairs)
+
+
+def direction_or_none(forward: Callable) -> Callable:
+    """Of `make_forward`, one that labels pixels with their direction, or none (the last class).
+
+    The best direction has more than "none", which has 0, where a boundary is more likely than
+    not.
+    """
+
+    def labelled(weights: dict, images: jax.Array) -> jax.Array:
+        answer = forward(weights, images)
+        boundary, direction = answer[..., 1:2], answer[..., 2:]
+        direction = boundary - 0.5 + direction - direction.max(-1, keepdims=True)
+        return jnp.concatenate([direction, jnp.zeros_like(boundary)], -1)
+
+    return labelled
+
+
+def target(truth: np.ndarray) -> np.ndarray:
+    """The label `(h, w)` of CLASSES that belongs to a label of train ids."""
+    distance, direction = boundaries.distance_direction(truth)
+    return directions.direction_label(distance, boundaries.degrees(direction), truth)
+
+
+def scores(confusion: np.ndarray) -> dict:
+    """Accuracies from the confusion of CLASSES (`offset_evaluator.py` of the original).
+
+    Returns:
+        boundary_acc: of boundary or not; direction_acc: of the direction at true boundaries,
+            where "none" is wrong (the original selects by it); direction_acc_at_predicted: of
+            the direction where both see a boundary.
+    """
+    none = len(CLASSES) - 1
+    near = confusion[:none, :none]
+    right = np.trace(near)
+    values = {
+        "boundary_acc": (near.sum() + confusion[none, none]) / max(confusion.sum(), 1),
+        "direction_acc": right / max(confusion[:none].sum(), 1),
+        "direction_acc_at_predicted": right / max(near.sum(), 1),
+    }
+    return {name: round(float(value), 6) for name, value in values.items()}
+
+
+def predicted_offsets(inference: Inference, weights: dict, image: np.ndarray) -> np.ndarray:
+    """The offsets `(h, w, 2)` int8 (down, right) of one image `(h, w, 3)` uint8.
+
+    Args:
+        inference: of `make_inference`.
     """
     padded, (height, width) = prepare(inference.protocol, image)
     copies = np.repeat(padded[None], jax.local_device_count(), 0)
     sizes = np.full((len(copies), 2), (height, width), np.int32)
     answer = np.asarray(inference.run(weights, copies, sizes, at_size=False)[0])
-    answer = np.moveaxis(answer[:, :height, :width], 0, -1)
+    answer = np.moveaxis(answer[:, :height, :width], 0, -1) / total_weight(inference.protocol)
     found = np.asarray(decode(answer[..., 1], answer[..., 2:])).astype(np.int8)
     if (height, width) != image.shape[:2]:
         found = cv2.resize(found, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)

@@ -33,13 +33,7 @@ def convolve(
             default=general,
         )
     if groups > 1:
-        grouped = partial(
-            _convolve_grouped, stride=stride, dilation=dilation, groups=groups, padding=padding
-        )
-        # On many devices XLA gathers a sharded batch for a grouped convolution, and each computes
-        # all of it (openxla/xla issue 47945): the few groups of a ResNeSt are split everywhere.
-        default = grouped if groups <= FEW_GROUPS else general
-        return jax.lax.platform_dependent(x, kernel, cpu=grouped, default=default)
+        return _convolve_grouped(x, kernel, (stride, dilation, groups, padding))
     return general(x, kernel)
 
 
@@ -59,7 +53,38 @@ FEW_GROUPS = 4
 DENSE_WIDTH = 32  # input channels below which a dense convolution on CPU is not much cheaper
 
 
-def _convolve_grouped(x, kernel, *, stride, dilation, groups, padding):
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_grouped(x, kernel, geometry):
+    """A grouped convolution; the gradient is written out to choose once more for the platform."""
+    return jax.lax.platform_dependent(x, kernel, **_grouped_ways(*geometry))
+
+
+def _grouped_forward(x, kernel, geometry):
+    return _convolve_grouped(x, kernel, geometry), (x, kernel)
+
+
+def _grouped_backward(geometry, saved, gradient):
+    def backward(way):
+        return lambda x, kernel, gradient: jax.vjp(way, x, kernel)[1](gradient)
+
+    ways = {platform: backward(way) for platform, way in _grouped_ways(*geometry).items()}
+    return jax.lax.platform_dependent(*saved, gradient, **ways)
+
+
+_convolve_grouped.defvjp(_grouped_forward, _grouped_backward)
+
+
+def _grouped_ways(stride, dilation, groups, padding):
+    """What computes a grouped convolution on each platform."""
+    geometry = dict(stride=stride, dilation=dilation, groups=groups, padding=padding)
+    dense = partial(_convolve_by_parts, **geometry)
+    # On many devices XLA gathers a sharded batch for a grouped convolution, and each computes all
+    # of it (openxla/xla issue 47945): the few groups of a ResNeSt are split everywhere.
+    default = dense if groups <= FEW_GROUPS else partial(_convolve_general, **geometry)
+    return dict(cpu=dense, default=default)
+
+
+def _convolve_by_parts(x, kernel, *, stride, dilation, groups, padding):
     """A grouped convolution as dense ones, narrow groups joined to `DENSE_WIDTH` channels.
 
     For 32 groups of 8 channels 7x faster forward and 200x with the gradients on XLA:CPU.

@@ -54,7 +54,7 @@ def direction_class(angle: jax.Array, directions: int) -> jax.Array:
     it. Comparing with the limits leaves nothing to rounding.
     """
     limits = -180 + (np.arange(directions) + 0.5) * (360 / directions)
-    above = angle[..., None] > jnp.asarray(limits, jnp.promote_types(angle.dtype, jnp.float32))
+    above = angle[..., None] > jnp.asarray(limits)
     return above.sum(-1, dtype=jnp.int32) % directions
 
 

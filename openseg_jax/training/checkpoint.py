@@ -16,11 +16,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import NamedSharding, SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
 from openseg_jax import __version__
 from openseg_jax.errors import UserError
+from openseg_jax.models import segmenter
 from openseg_jax.parallel import REPLICATED
 
 STATE = "state"
@@ -72,10 +74,23 @@ class Checkpoints:
         with _readable(folder):
             return self._checkpointer.metadata(step).custom_metadata["config"]
 
-    def save(self, step: int, state: dict, config: dict, miou: float | None = None) -> None:
-        """Writes `state`; it may be donated as soon as this returns."""
+    def save(
+        self,
+        step: int,
+        state: dict,
+        config: dict,
+        miou: float | None = None,
+        certificate: dict | None = None,
+    ) -> None:
+        """Writes `state`; it may be donated as soon as this returns.
+
+        Args:
+            certificate: of a converted checkpoint: where its weights came from.
+        """
         metrics = None if miou is None else {"miou": miou}
         about = {"config": config, "version": __version__}
+        if certificate:
+            about["certificate"] = certificate
         try:
             self._checkpointer.save_checkpointables(
                 step, {STATE: flatten(state)}, metrics=metrics, custom_metadata=about, force=True
@@ -196,6 +211,13 @@ def fill(like: dict, arrays: dict[str, np.ndarray], where: str) -> dict:
     wanted = flatten(like)
     _check_names(wanted, {name: tuple(array.shape) for name, array in arrays.items()}, where)
     return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])
+
+
+def fill_network(network: segmenter.Segmenter, arrays: dict[str, np.ndarray], where: str) -> None:
+    """Puts the arrays of `load` into a network, in place; the names must agree."""
+    params, stats, _ = segmenter.graphs(network)
+    filled = fill({"params": params, "stats": stats}, arrays, where)
+    nnx.update(network, nnx.State(filled["params"]), nnx.State(filled["stats"]))
 
 
 def save_config(workdir: Path, config: dict) -> None:

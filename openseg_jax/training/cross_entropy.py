@@ -43,7 +43,7 @@ def balanced_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
     Shapes as in `cross_entropy`. For two classes each half of the loss then weighs the same.
     """
-    classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
+    classes = jnp.arange(logits.shape[-1])
     counts = (labels[..., None] == classes).sum((0, 1, 2)).astype(logits.dtype)
     return cross_entropy(logits, labels, 1 - counts / jnp.maximum(counts.sum(), 1))
 
@@ -58,7 +58,7 @@ def pixel_cross_entropy(
     classes = logits.shape[-1]
     weights = jnp.asarray(np.ones(classes) if class_weights is None else class_weights)
     weights = weights.astype(logits.dtype)
-    target = labels[..., None] == jnp.arange(classes, dtype=labels.dtype)
+    target = labels[..., None] == jnp.arange(classes)
     log_probability = jax.nn.log_softmax(logits)
     weight = jnp.where(target, weights, 0).sum(-1)
     loss = -weight * jnp.where(target, log_probability, 0).sum(-1)

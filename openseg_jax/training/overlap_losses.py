@@ -19,7 +19,7 @@ def dice_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
     (Milletari, Navab, Ahmadi, "V-Net", 2016, without squares in the denominator.)
     """
-    classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
+    classes = jnp.arange(logits.shape[-1])
     target = labels[..., None] == classes
     probability = jnp.where((labels != IGNORE)[..., None], jax.nn.softmax(logits), 0)
     both = jnp.where(target, probability, 0).sum((0, 1, 2))
@@ -34,7 +34,7 @@ def lovasz_softmax(logits: jax.Array, labels: jax.Array) -> jax.Array:
     (Berman, Triki, Blaschko, CVPR 2018, equations 8, 9 and 11; over all images together.) It
     sorts all pixels once for each class: costly for large crops and many classes.
     """
-    classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
+    classes = jnp.arange(logits.shape[-1])
     valid = labels != IGNORE
     probability = jax.nn.softmax(logits)
     target = labels[..., None] == classes

@@ -39,7 +39,7 @@ def rmi_loss(
     Returns:
         A scalar; zero, with zero gradient, where no pixel is valid.
     """
-    classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
+    classes = jnp.arange(logits.shape[-1])
     target = (labels[..., None] == classes).astype(logits.dtype)
     valid = (labels != IGNORE)[..., None]
     count = valid.sum().astype(logits.dtype)
@@ -112,11 +112,15 @@ def _eliminate(matrix: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Arra
     result finite where a Cholesky factorisation would answer NaN.
     """
     d = matrix.shape[-1]
-    table, log_det = jnp.concatenate([matrix, right], -1), 0.0
-    for i in range(d):
-        pivot = jnp.maximum(table[..., i : i + 1, i : i + 1], RIDGE)
-        log_det += jnp.log(pivot[..., 0, 0])
-        row = table[..., i : i + 1, :] / pivot
-        others = table - table[..., :, i : i + 1] * row
-        table = jnp.where(np.arange(d)[:, None] == i, row, others)
+
+    def eliminate(carry, at):  # `at`, (d,) bool, marks one row
+        table, log_det = carry
+        row = jnp.where(at[:, None], table, 0).sum(-2, keepdims=True)
+        column = jnp.where(at, table[..., :d], 0).sum(-1, keepdims=True)
+        pivot = jnp.maximum(jnp.where(at, row[..., :d], 0).sum(-1, keepdims=True), RIDGE)
+        table = jnp.where(at[:, None], row / pivot, table - column * (row / pivot))
+        return (table, log_det + jnp.log(pivot[..., 0, 0])), None
+
+    start = jnp.concatenate([matrix, right], -1), jnp.zeros_like(matrix[..., 0, 0])
+    (table, log_det), _ = lax.scan(eliminate, start, np.eye(d, dtype=bool))
     return log_det, table[..., d:]
