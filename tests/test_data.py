@@ -1,17 +1,25 @@
 """Label maps, readers, the builder, augmentation, and the stream of batches."""
 
+import dataclasses
+import json
 import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from conftest import run
 
 from openseg_jax.config import default_config
 from openseg_jax.data import builder, catalog
-from openseg_jax.data.built import Split
-from openseg_jax.data.dataset import IGNORE, LabelMap
-from openseg_jax.data.pipeline import evaluation_examples, measured, training_batches
+from openseg_jax.data.built import Split, metadata
+from openseg_jax.data.dataset import IGNORE, Example, LabelMap
+from openseg_jax.data.pipeline import (
+    TrainingExamples,
+    evaluation_examples,
+    measured,
+    training_batches,
+)
 from openseg_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -108,6 +116,105 @@ def test_bad_sources_are_named_and_leave_nothing_behind(tmp_path, case):
         builder.build(catalog.get("camvid"), source, tmp_path / "out")
     assert expected in str(error.value)
     assert not (tmp_path / "out" / "camvid" / "1.0.0").exists()
+
+
+def test_build_notes_what_the_data_is(tmp_path):
+    source = camvid_folder(tmp_path / "CamVid", "ids")
+    folder = builder.build(catalog.get("camvid"), source, tmp_path / "out")
+    noted = metadata(folder)
+    assert noted["classes"][0] == "Sky" and noted["palette"][0] == [128, 128, 128]
+    assert [11, IGNORE] in noted["label_map"] and noted["unlabelled_splits"] == ["test"]
+    assert noted["median_size"]["train"] == [30, 40]
+    stored = [cv2.imread(str(p), -1) for p in sorted((source / "trainannot").iterdir())]
+    assert noted["pixels"]["train"] == np.bincount(np.stack(stored).ravel()).tolist()
+    assert len(noted["source_sha256"]) == 3
+    info = json.loads((folder / "dataset_info.json").read_text())
+    assert "CC BY-NC" in str(info["redistributionInfo"]) and "Brostow" in info["citation"]
+
+
+@pytest.mark.parametrize("reencode", ["raw", "jpeg"])
+def test_images_can_be_stored_in_a_faster_format(tmp_path, reencode):
+    source = camvid_folder(tmp_path / "CamVid", "segnet")
+    folder = builder.build(catalog.get("camvid"), source, tmp_path / "out", reencode)
+    original = cv2.imread(str(source / "val" / "val_001.png"))[..., ::-1]
+    image = Split(catalog.get("camvid"), str(tmp_path / "out"), "val")[1]["image"]
+    difference = np.abs(image.astype(int) - original)
+    assert difference.max() == 0 if reencode == "raw" else 0 < difference.mean() < 3
+    told = builder.cost(folder)
+    assert reencode in told and "the space), decoding" in told
+    assert ("without loss" in told) == (reencode == "raw")
+    with pytest.raises(UserError, match=f"images {reencode}, not as they were. Remove"):
+        builder.build(catalog.get("camvid"), source, tmp_path / "out")
+    with pytest.raises(UserError, match="only raw, jpeg"):
+        builder.build(catalog.get("camvid"), source, tmp_path / "other", "gif")
+
+
+@pytest.mark.slow
+def test_processes_build_what_one_builds_and_report_the_same_error(tmp_path):
+    dataset = catalog.get("toy_street")
+    few = {"train": dataset.read(None)["train"][:48]}
+    dataset = dataclasses.replace(dataset, read=lambda source: few)
+    noted = [
+        metadata(builder.build(dataset, None, tmp_path / str(workers), workers=workers))
+        for workers in (1, 2)
+    ]
+    assert noted[0] == noted[1]
+    known = LabelMap({i: i for i in range(9)})  # not the tenth class, nor void
+    with pytest.raises(UserError, match="toy_street train_0000: label value"):
+        broken = dataclasses.replace(dataset, label_map=known)
+        builder.build(broken, None, tmp_path / "broken", workers=2)
+
+
+@pytest.mark.parametrize("file", ["train/train_001.jpg", "train/train_001.png"])
+def test_a_truncated_image_stops_the_build(tmp_path, file):
+    layout = "ids" if file.endswith("jpg") else "segnet"
+    source = camvid_folder(tmp_path / "CamVid", layout)
+    (source / file).write_bytes((source / file).read_bytes()[:-20])
+    with pytest.raises(UserError, match="image of train_001"):
+        builder.build(catalog.get("camvid"), source, tmp_path / "out")
+
+
+def test_several_splits_can_be_read_as_one(stream_config):
+    dataset = dataclasses.replace(
+        catalog.get("camvid"), combined_splits={"trainval": ("train", "val")}
+    )
+    for name in ("trainval", "train+val"):
+        split = Split(dataset, stream_config.data.dir, name)
+        names = [split[i]["name"] for i in range(len(split))]
+        assert names[4:6] == ["train_004", "val_000"] and len(split) == 8
+    assert not Split(dataset, stream_config.data.dir, "train+test").labelled
+
+
+def test_boundary_maps_come_with_the_batches(stream_config):
+    stream_config.data.boundaries = "classes"
+    try:
+        batch = next(training_batches(stream_config))
+    finally:
+        stream_config.data.boundaries = ""
+    assert batch["distance"].shape == batch["angle"].shape == (2, 24, 24)
+    assert batch["angle"].dtype == np.int16 and batch["distance"].dtype == np.uint8
+    # Labels of this data set are noise: every pixel is next to another class, or in no region.
+    assert set(np.unique(batch["distance"])) <= {0, 1, 2, 3, 255}
+
+
+def test_instance_ids_make_boundaries(tmp_path):
+    label = np.full((24, 24), 26, np.uint8)
+    instances = np.full((24, 24), 26001, np.uint16)
+    instances[:, 12:] = 26002
+    images, ids = (cv2.imencode(".png", a)[1].tobytes() for a in (label, instances))
+    example = Example("one", images, label, "", ids)
+    dataset = dataclasses.replace(
+        catalog.get("cityscapes"), read=lambda source: {"train": [lambda: example]}
+    )
+    (tmp_path / "source").mkdir()
+    builder.build(dataset, tmp_path / "source", tmp_path / "out")
+    split = Split(dataset, str(tmp_path / "out"), "train")
+    np.testing.assert_array_equal(split.instances(0), instances)
+    by_class = TrainingExamples(split, "classes")[0]
+    by_object = TrainingExamples(split, "instances")[0]
+    assert (by_class["distance"] == 250).all()
+    assert by_object["distance"][0, 11] == by_object["distance"][0, 12] == 1
+    assert by_object["angle"][12, 11] in (-180, 180) and by_object["angle"][12, 12] == 0
 
 
 def test_an_interrupted_build_starts_again(tmp_path):
@@ -211,3 +318,17 @@ def test_missing_data_and_splits_say_what_to_do(stream_config, tmp_path):
         Split(catalog.get("camvid"), stream_config.data.dir, "nope")
     with pytest.raises(UserError, match="Known ones: .*camvid.*toy_street"):
         catalog.get("nope")
+
+
+@pytest.mark.slow
+def test_worker_processes_serve_the_whole_program(tmp_path, toy_data, environment):
+    """The same batches, hence the same losses, through main, training and evaluation."""
+    losses = []
+    for workers in (0, 1):
+        workdir = tmp_path / str(workers)
+        more = [f"--config.data.workers={workers}"]
+        finished = run(workdir, 3, environment, more=more, timeout=600)
+        assert finished.returncode == 0, finished.stderr
+        lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines if line["kind"] == "train"])
+    assert losses[0] == losses[1] and len(losses[0]) == 3

@@ -46,7 +46,7 @@ def descend(chosen, params, gradients_of_steps):
         rates = optimizer.learning_rates(chosen, STEPS, step)
         return optimizer.descend(params, updates, rates), state
 
-    state = transform.init(params)
+    state = jax.jit(transform.init)(params)
     for step, gradients in enumerate(gradients_of_steps):
         params, state = one(params, state, gradients, jnp.int32(step))
     return params

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from openseg_jax.compilation import compiler_options
 from openseg_jax.config import default_config
 from openseg_jax.data.dataset import IGNORE
 from openseg_jax.errors import UserError, did_you_mean
@@ -150,10 +151,16 @@ def reference_outputs(
     if labels is not None:
         labels = jnp.asarray(np.where(labels < 0, IGNORE, labels), jnp.int32)
     with jax.default_matmul_precision("highest"):
-        outputs = _forward(graphs["eval"], params, stats, x, labels)
+        forward = _compiled(network.backbone.high_resolution)
+        outputs = forward(graphs["eval"], params, stats, x, labels)
     return [np.asarray(y, np.float32).transpose(0, 3, 1, 2) for y in outputs]
 
 
-@partial(jax.jit, static_argnums=0)
+@cache
+def _compiled(high_resolution: bool):
+    options = compiler_options(high_resolution)
+    return jax.jit(_forward, static_argnums=0, compiler_options=options)
+
+
 def _forward(graph: nnx.GraphDef, params: dict, stats: dict, x: jax.Array, labels):
     return nnx.merge(graph, params, stats)(x, labels=labels)

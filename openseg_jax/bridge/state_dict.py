@@ -96,7 +96,8 @@ def load_state_dict(
     if strict and not (report.complete and not report.unused):
         raise UserError(f"These weights are not of this network: {report}.")
     dtypes = {key: state[key].dtype for key in report.mapped}
-    network.origin = Origin(tuple(report.mapped + report.passengers), dtypes, passengers)
+    known = dtypes.keys() | passengers.keys()
+    network.origin = Origin(tuple(key for key in state if key in known), dtypes, passengers)
     return report
 
 

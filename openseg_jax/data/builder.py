@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
 from openseg_jax import __version__
@@ -58,9 +60,13 @@ def build(
         shutil.rmtree(leftover)
     logging.getLogger("absl").setLevel(logging.WARNING)
     tfds.disable_progress_bar()
+    count = sum(map(len, splits.values()))
     try:
-        builder_class = _builder_class(dataset, splits, reencode, workers)
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS says where it downloads from
+        with (
+            contextlib.redirect_stdout(io.StringIO()),  # TFDS says where it downloads from
+            tqdm(desc=dataset.name, total=count, unit="image", leave=False) as progress,
+        ):
+            builder_class = _builder_class(dataset, splits, reencode, workers, progress)
             builder_class(data_dir=str(out), file_format="array_record").download_and_prepare()
     except OSError as error:
         raise UserError(f"Cannot write the data set to {out}: {error}") from error
@@ -95,7 +101,9 @@ def _check_source(dataset: DataSet, source: Path | None) -> None:
         raise UserError(f"--source {source} does not exist.\n{dataset.how_to_get}")
 
 
-def _builder_class(dataset: DataSet, splits: dict, reencode: str, workers: int) -> type:
+def _builder_class(
+    dataset: DataSet, splits: dict, reencode: str, workers: int, progress: tqdm
+) -> type:
     """A TFDS builder of that data set's name: TFDS takes the name from the class."""
 
     class CatalogBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
@@ -124,15 +132,26 @@ def _builder_class(dataset: DataSet, splits: dict, reencode: str, workers: int) 
             )
 
         def _shard_iterators_per_split(self, dl_manager):
-            progress = tqdm(
-                desc=dataset.name, total=sum(map(len, splits.values())), unit="image", leave=False
-            )
             return {
                 split: _shards(dataset, split, loads, reencode, workers, self.info, progress)
                 for split, loads in splits.items()
             }
 
+        def _example_writer(self):
+            return _UncompressedShards()
+
     return CatalogBuilder
+
+
+class _UncompressedShards:
+    """Writes shards whose records are not compressed once more: images are, or shall not be."""
+
+    def write(self, path, examples) -> None:
+        """Writes one shard of `(key, serialized example)`."""
+        writer = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
+        for _, example in examples:
+            writer.write(example)
+        writer.close()
 
 
 def _facts(dataset: DataSet) -> dict:
@@ -164,8 +183,7 @@ def _shards(dataset, split, loads, reencode, workers, info, progress) -> list:
         for index in range(start, stop):
             record = next(stream)
             source.update(record.source_digest.encode())
-            stored.update(record.name.encode() + record.image + record.label)
-            stored.update(record.instances)
+            stored.update(record.source_digest.encode() + (record.image if reencode else b""))
             pixels += record.pixels
             sizes.append(record.size)
             if not record.labelled and split not in info.metadata["unlabelled_splits"]:

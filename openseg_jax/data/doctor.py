@@ -137,10 +137,9 @@ def _check(
     items = [(split, load) for split, loads in splits.items() for load in loads]
     look = partial(examine, name=dataset.name, label_map=dataset.label_map)
     examined = list(in_processes(look, items, workers))
-    empty = {Path(problem.where).stem for problem in problems if problem.kind == "empty file"}
+    empty = [problem.where for problem in problems if problem.kind == "empty file"]
     for one in examined:
-        # A file of no bytes is unreadable, too; once is enough.
-        problems += [p for p in one.problems if not any(stem in p.where for stem in empty)]
+        problems += [p for p in one.problems if not _said(p, empty)]
     problems += _duplicates(examined)
     ids = defaultdict(lambda: np.zeros(256, np.int64))
     sizes = defaultdict(list)
@@ -153,6 +152,16 @@ def _check(
     if splits and not splits.get("val"):
         problems.append(Problem(WARNING, "no val", f"{dataset.name} has {', '.join(splits)}"))
     return Report(dataset, problems, pixels, dict(sizes))
+
+
+def _said(problem: Problem, empty_files: list[str]) -> bool:
+    """Whether this is a file of no bytes, which was reported as such already."""
+    if problem.kind not in ("unreadable", "empty file"):
+        return False
+    return any(
+        path in problem.where or problem.where.endswith(f" of {Path(path).stem}")
+        for path in empty_files
+    )
 
 
 def examine(item: tuple[str, Callable[[], Example]], name: str, label_map: LabelMap) -> Examined:

@@ -19,16 +19,11 @@ from openseg_jax.data.images import decode_image, encode_label, truncated
 from openseg_jax.data.processes import in_processes
 from openseg_jax.errors import UserError
 
-# Other formats for images. BMP is uncompressed: nothing decodes faster, and nothing is lost.
+# Other formats: of images, with options, and of labels. BMP and PGM are uncompressed: nothing
+# decodes faster, and nothing is lost.
 FORMATS = {
-    "raw": (".bmp", []),
-    "jpeg": (
-        ".jpg",
-        [
-            *(cv2.IMWRITE_JPEG_QUALITY, 95),
-            *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
-        ],
-    ),
+    "raw": (".bmp", [], ".pgm"),
+    "jpeg": (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 95], ".png"),
 }
 
 
@@ -37,7 +32,7 @@ class Record(NamedTuple):
 
     name: str
     image: bytes
-    label: bytes  # a PNG of one channel, the provider's ids
+    label: bytes  # an image of one channel, the provider's ids
     instances: bytes  # a 16-bit PNG of instance ids, or nothing
     labelled: bool
     size: tuple[int, int]  # height, width
@@ -81,7 +76,10 @@ def make_record(
     reencode: str = "",
 ) -> Record:
     """Reads one example and checks it; UserError names its file and what is wrong."""
-    example = load()
+    try:
+        example = load()
+    except OSError as error:
+        raise UserError(f"{dataset_name}: {error}. Copy the whole data set again.") from error
     where = f"{dataset_name}: the image of {example.name}"
     image, seconds = _timed_decoding(example.image, where)
     if truncated(example.image):
@@ -96,9 +94,9 @@ def make_record(
     pixels = np.bincount(train_ids.ravel(), minlength=num_classes + 1)
     if example.label is None:
         pixels[:] = 0
-    stored, cost = example.image, NO_COST
+    stored, cost, label_suffix = example.image, NO_COST, ".png"
     if reencode:
-        suffix, options = FORMATS[reencode]
+        suffix, options, label_suffix = FORMATS[reencode]
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         stored = cv2.imencode(suffix, bgr, options)[1].tobytes()
         again, seconds_after = _timed_decoding(stored, where)
@@ -107,7 +105,7 @@ def make_record(
     return Record(
         example.name,
         stored,
-        encode_label(label),
+        encode_label(label, label_suffix),
         example.instances,
         example.label is not None,
         image.shape[:2],

@@ -44,7 +44,9 @@ def resize_window(
     rows = nearest_indices(height, size[0])[top : top + window[0]]
     columns = nearest_indices(width, size[1])[left : left + window[1]]
     resized = {
-        name: array[rows[:, None], columns] for name, array in example.items() if name in MAPS
+        name: array.take(rows, 0).take(columns, 1)  # much faster than both at once
+        for name, array in example.items()
+        if name in MAPS
     }
     y, source_rows = _aligned_part(height, size[0], top, window[0])
     x, source_columns = _aligned_part(width, size[1], left, window[1])
@@ -91,12 +93,12 @@ def flip(example: Example, pairs: tuple[tuple[int, int], ...] = ()) -> Example:
     Angles mirror as in the original, which leaves those of exactly 0 and +-180 degrees as they
     are.
     """
-    flipped = {name: array[:, ::-1] for name, array in example.items()}
+    flipped = {name: cv2.flip(array, 1) for name, array in example.items()}
     if pairs:
         swap = np.arange(256, dtype=np.uint8)
         for a, b in pairs:
             swap[a], swap[b] = b, a
-        flipped["label"] = swap[flipped["label"]]
+        flipped["label"] = cv2.LUT(flipped["label"], swap)
     if "angle" in flipped:
         angle = flipped["angle"]
         inclined = (angle != 0) & (np.abs(angle) != 180)

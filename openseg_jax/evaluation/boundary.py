@@ -120,9 +120,20 @@ def _f_scores(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np
     result = np.zeros((2, num_classes), np.int64)
     for index in np.union1d(truth, prediction):
         if index < num_classes:
-            outlines = [_outline(label == index) for label in (truth, prediction)]
+            regions = truth == index, prediction == index
+            box = _bounding_box(regions[0] | regions[1])
+            outlines = [_outline(region[box]) for region in regions]
             result[:, index] = round(SCALE * _f_score(*outlines, reach)), 1
     return result
+
+
+def _bounding_box(region: np.ndarray) -> tuple[slice, slice]:
+    """The smallest window around True pixels, and one pixel more on each side."""
+    spans = []
+    for axis in (1, 0):
+        used = np.flatnonzero(region.any(axis))
+        spans.append(slice(max(used[0] - 1, 0), used[-1] + 2))
+    return tuple(spans)
 
 
 def _outline(region: np.ndarray) -> np.ndarray:

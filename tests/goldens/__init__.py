@@ -35,7 +35,7 @@ class Worst:
     def add(self, what: str, error: float) -> None:
         """`error` is in units of the tolerance."""
         self.count += 1
-        if not error <= self.error:  # keeps a NaN, too
+        if not error <= self.error and not np.isnan(self.error):  # a NaN is the worst
             self.error, self.detail = float(error), what
 
     def equal(self, what: str, ours: np.ndarray, reference: np.ndarray) -> None:
