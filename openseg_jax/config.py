@@ -28,6 +28,7 @@ def default_config() -> ConfigDict:
     config.seed = 0
     config.dtype = "auto"  # of activations: bfloat16 on accelerators, float32 on CPU
     config.init_from = ""  # a PyTorch file or one of our checkpoints; empty: random weights
+    config.init_strict = True  # False: what does not fit the network keeps its random start
 
     config.model = ConfigDict(
         dict(
@@ -143,6 +144,9 @@ def default_config() -> ConfigDict:
             eval_every=1000,
             checkpoint_every=1000,
             keep_checkpoints=2,  # newest ones; the best is kept besides
+            ema_decay=0.0,  # evaluate and predict with averaged weights, such as 0.999; 0: do not
+            freeze_norm=False,  # batch norm keeps the statistics it starts with
+            frozen=(),  # parts that do not train, by the start of their names: "backbone.layer1"
         )
     )
     config.eval = ConfigDict(
@@ -222,6 +226,7 @@ def validate(config: ConfigDict) -> None:
     _validate_eval(config.eval, require)
     require(config.data.workers >= 0, "data.workers", "it may not be negative.")
     require(config.train.keep_checkpoints > 0, "train.keep_checkpoints", "it must be positive.")
+    require(0 <= config.train.ema_decay < 1, "train.ema_decay", "use 0, or a number below 1.")
     require(config.mesh.height > 0, "mesh.height", "it must be positive.")
     strides = (None, 8, 16, 32)
     require(config.model.output_stride in strides, "model.output_stride", "use 8, 16 or 32.")
@@ -370,6 +375,7 @@ MAY_CHANGE = (
     "data.dir",
     "data.workers",
     "init_from",  # only read by a fresh run
+    "init_strict",
     "mesh.data",
     "mesh.height",
     "train.log_every",

@@ -8,7 +8,7 @@ from flax import nnx
 
 from openseg_jax.errors import UserError
 from openseg_jax.models import resnest, resnet, wide_resnet
-from openseg_jax.models.convolve import _convolve_general, convolve
+from openseg_jax.models.convolve import _convolve_general
 from openseg_jax.models.pool import average_pool, max_pool
 from openseg_jax.models.resnest import ResNeSt, SplitAttention
 from openseg_jax.models.resnet import ResNet, resnext
@@ -78,13 +78,13 @@ def test_number_of_parameters_is_that_of_the_published_networks(network, options
             ResNet,
             dict(depth=50),
             (512, 1024),
-            [(256, 512), (129, 257)] + [(129, 257)] + [(65, 129)] * 3,
+            [(256, 512)] + [(129, 257)] * 2 + [(65, 129)] * 3,
         ),
         (
             ResNet,
             dict(depth=18, output_stride=16),
             (97, 129),
-            [(49, 65), (25, 33)] * 1 + [(25, 33), (13, 17)] + [(7, 9)] * 2,
+            [(49, 65), (25, 33), (25, 33), (13, 17), (7, 9), (7, 9)],
         ),
         (
             ResNet,
@@ -156,19 +156,10 @@ def test_multi_grid_multiplies_the_dilations_of_layer4():
     net = ResNet(depth=50, multi_grid=(1, 2, 4), rng=None)
     assert [d for _, d in dilations(net.layer4)] == [2, 8, 16]
     assert [d for _, d in dilations(net.layer3)] == [1, 2, 2, 2, 2, 2]
+    ones = ResNet(depth=50, multi_grid=(1, 1, 1), rng=None)
+    assert dilations(ones.layer4) == dilations(ResNet(depth=50, rng=None).layer4)
     undilated = ResNet(depth=50, output_stride=32, multi_grid=(1, 2, 4), rng=None)
     assert [d for _, d in dilations(undilated.layer4)] == [1, 1, 1]
-
-
-def test_no_multi_grid_is_the_grid_of_ones(monkeypatch):
-    monkeypatch.setattr(resnet, "PLANES", (8, 8, 8, 8))
-    x = random(1, 33, 40, 3)
-    none, ones, other = (
-        evaluate(ResNet(depth=18, multi_grid=grid, rng=np.random.default_rng(2)), x)[-1]
-        for grid in (None, (1, 1, 1), (1, 2, 4))
-    )
-    np.testing.assert_array_equal(none, ones)
-    assert np.abs(none - other).max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -215,14 +206,13 @@ def test_parameters_carry_the_published_names():
 
 
 def test_initial_weights_are_normal_by_fan_out_or_torchs_default():
-    net = resnext(depth=50, rng=np.random.default_rng(0))
-    for block in (net.layer1[1], net.layer3[0]):  # grouped: the fan-out counts all outputs
-        kernel = block.conv2.kernel.get_value()
-        assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * kernel.shape[3])), rel=0.02)
-    kernel = WideResNet(depth=16, rng=np.random.default_rng(0)).mod2.block1.convs.conv2.kernel
-    assert (
-        np.abs(kernel.get_value()).max() <= 1 / np.sqrt(9 * 128) < 1.01 * kernel.get_value().max()
-    )
+    rng = np.random.default_rng(0)
+    block = resnet.Bottleneck(64, 128, 256, 1, (1, 1), groups=32, norm="bn", rng=rng)
+    kernel = block.conv2.kernel.get_value()  # grouped: the fan-out counts all outputs
+    assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * 128)), rel=0.05)
+    convolutions = wide_resnet.Convolutions(64, (128, 128), 1, 1, norm="bn", rng=rng)
+    kernel, bound = convolutions.conv2.kernel.get_value(), 1 / np.sqrt(9 * 128)
+    assert 0.99 * bound < np.abs(kernel).max() <= bound
 
 
 def test_split_attention_is_the_formula():
@@ -258,8 +248,8 @@ def narrow(monkeypatch):
     """Networks of these classes are small while the test runs."""
     monkeypatch.setattr(resnet, "PLANES", (4, 8, 8, 8))
     monkeypatch.setattr(resnest, "PLANES", (4, 8, 8, 8))
-    monkeypatch.setitem(resnet.BLOCKS, 18, (1, 2, 1, 1))
-    monkeypatch.setitem(resnest.BLOCKS, 50, (1, 2, 1, 1))
+    monkeypatch.setitem(resnet.BLOCKS, 18, (1, 1, 1, 1))
+    monkeypatch.setitem(resnest.BLOCKS, 50, (1, 1, 1, 1))
     widths = tuple(tuple(w // 32 for w in widths) for widths in wide_resnet.WIDTHS)
     monkeypatch.setattr(wide_resnet, "WIDTHS", widths)
 
@@ -285,8 +275,11 @@ def test_in_place_features_of_wide_resnet_are_activated_by_the_next_stage(narrow
 
 @pytest.mark.parametrize(
     "network,depth",
-    [(ResNet, 18), (ResNeSt, 50), (WideResNet, 16)],
-    ids=["resnet", "resnest", "wide"],
+    [
+        (ResNet, 18),
+        pytest.param(ResNeSt, 50, marks=pytest.mark.slow),
+        pytest.param(WideResNet, 16, marks=pytest.mark.slow),
+    ],
 )
 def test_recomputing_stages_changes_neither_gradients_nor_statistics(narrow, network, depth):
     x = random(2, 33, 33, 3)
@@ -305,63 +298,12 @@ def test_recomputing_stages_changes_neither_gradients_nor_statistics(narrow, net
         assert ("remat" in str(traced.jaxpr)) == remat
         return traced.lower().compile(FAST)(params)
 
-    (plain, recomputed) = gradients(False), gradients(True)
+    plain, recomputed = gradients(False), gradients(True)
     assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(plain[0][1])) > 0  # were updated
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain[1]))
     jax.tree.map(lambda a, b: close(b, a), plain[0], recomputed[0])
     for a, b in zip(*(jax.tree.leaves(grads) for _, grads in (plain, recomputed)), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4 * largest)
-
-
-GROUPED = [
-    # groups, in, out, kernel, stride, dilation, (h, w)
-    (2, 6, 12, 3, 1, 1, (5, 6)),
-    (2, 6, 12, 3, 1, 2, (7, 6)),
-    (2, 96, 64, 3, 1, 1, (4, 4)),
-    (32, 64, 64, 3, 2, 1, (9, 6)),
-    (32, 256, 256, 3, 1, 2, (5, 5)),
-    (6, 60, 30, 3, 1, 1, (4, 5)),
-    (4, 8, 8, 1, 2, 1, (5, 6)),
-]
-
-
-@pytest.mark.parametrize("groups,inputs,outputs,kernel,stride,dilation,size", GROUPED)
-def test_grouped_convolution_and_its_gradients(
-    groups, inputs, outputs, kernel, stride, dilation, size
-):
-    torch = pytest.importorskip("torch")
-    x, weight = random(2, *size, inputs), random(kernel, kernel, inputs // groups, outputs)
-    padding = dilation * (kernel - 1) // 2
-
-    def ours(x, weight):
-        return convolve(x, weight, stride, dilation, groups, padding)
-
-    y, backward = jax.vjp(jax.jit(ours), x, weight)
-    upstream = random(*y.shape)
-    x_torch = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
-    weight_torch = torch.tensor(weight.transpose(3, 2, 0, 1), requires_grad=True)
-    reference = torch.nn.functional.conv2d(
-        x_torch, weight_torch, None, stride, padding, dilation, groups
-    )
-    reference.backward(torch.tensor(upstream.transpose(0, 3, 1, 2)))
-    close(y, reference.detach().numpy().transpose(0, 2, 3, 1))
-    x_gradient, weight_gradient = jax.jit(backward)(upstream)
-    close(x_gradient, x_torch.grad.numpy().transpose(0, 2, 3, 1))
-    close(weight_gradient, weight_torch.grad.numpy().transpose(2, 3, 1, 0))
-
-
-@pytest.mark.parametrize("groups,inputs,outputs,kernel,stride,dilation,size", GROUPED)
-def test_grouped_convolution_is_that_of_accelerators(
-    groups, inputs, outputs, kernel, stride, dilation, size
-):
-    x, weight = random(1, *size, inputs), random(kernel, kernel, inputs // groups, outputs)
-    padding = dilation * (kernel - 1) // 2
-    general = dict(stride=stride, dilation=dilation, groups=groups, padding=padding)
-    y, backward = jax.vjp(lambda x, k: convolve(x, k, stride, dilation, groups, padding), x, weight)
-    reference, back = jax.vjp(lambda x, k: _convolve_general(x, k, **general), x, weight)
-    close(y, reference)
-    upstream = random(*y.shape)
-    jax.tree.map(close, jax.jit(backward)(upstream), jax.jit(back)(upstream))
 
 
 @pytest.mark.parametrize("size", [(7, 8), (6, 5)])

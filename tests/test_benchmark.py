@@ -1,6 +1,8 @@
 """The opponents of the benchmark compute what we compute, and the benchmark measures both."""
 
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,7 +21,10 @@ torch = pytest.importorskip("torch", reason="PyTorch")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import performance_page  # noqa: E402
 import torch_twins  # noqa: E402
+from benchmarking import jax_program, measuring, torch_program  # noqa: E402
+from benchmarking.case import Case, Program, config_of  # noqa: E402
 
 
 def small_model(method, backbone, **options):
@@ -49,7 +54,7 @@ PAIRS = [
     ("isa", "resnet18", {"factors": ((4, 3),)}),
     ("ocr", "mobilenet_v2", {}),
     pytest.param("ocr", "resnet50", {"multi_grid": (1, 2, 4)}, marks=slow),
-    pytest.param("ocr", "resnet18_7x7", {"output_stride": 32}, marks=slow),
+    pytest.param("fcn", "resnet18_7x7", {"output_stride": 32}, marks=slow),
     pytest.param("fcn", "wide_resnet16", {}, marks=slow),
     pytest.param("ocr", "hrnet_w18", {}, marks=slow),
 ]
@@ -140,3 +145,105 @@ def test_a_twin_reproduces_the_numbers_of_the_original(name):
         for key, output in zip(wanted, outputs, strict=True):
             compare(worst, key, output.numpy(), stored[key], run["tensors"][key], tolerance)
     assert worst.result().passed, worst.result()
+
+
+def narrow_config(case):
+    config = config_of(case)
+    config.model.update(channels=16, key_channels=8, aux_channels=16, dropout=0.0)
+    return config
+
+
+def test_both_sides_of_the_benchmark_train_alike(monkeypatch):
+    """Equal losses over three steps: loss, gradient, momentum and weight decay are the same."""
+    for module in (jax_program, torch_program):
+        monkeypatch.setattr(module, "config_of", narrow_config)
+    case = Case("ocr", "resnet18", "train", (33, 49), 2, "float32")
+    network = segmenter.build(narrow_config(case).model, np.random.default_rng(0))
+    twin = torch_program.twin_of(case, to_state_dict(network))
+    programs = [jax_program.jax_program(case, network), torch_program.torch_program(case, twin)]
+    for step in range(3):
+        for program in programs:
+            program.start()
+            program.wait()
+        ours, theirs = (float(program.output()) for program in programs)
+        # Rounding grows from step to step, by batch norms of few samples.
+        assert ours == pytest.approx(theirs, rel=1e-5 if step == 0 else 1e-3)
+
+
+def fake_program(name, calls):
+    def nothing():
+        return None
+
+    return Program(lambda: calls.append(name), lambda: calls.append(f"{name} done"), nothing, 0, {})
+
+
+def test_sides_take_turns_and_each_is_first_equally_often(monkeypatch):
+    monkeypatch.setattr(measuring, "PAUSE", 0)
+    monkeypatch.setattr(measuring, "MOST_STEPS", 2)
+    calls = []
+    programs = {name: fake_program(name, calls) for name in ("jax", "torch")}
+    found = measuring.interleave(programs, rounds=2)
+    assert found["steps"] == 2
+    one, other = ([name, name, f"{name} done"] for name in ("jax", "torch"))
+    assert calls[8:] == one + other + other + one  # after two single steps of each
+    for name in programs:
+        assert [set(each) for each in found["rounds"][name]] == [{"wall", "cpu", "host"}] * 2
+
+
+def measured(ours, theirs):
+    """What the benchmark saves of rounds that took so many seconds."""
+    rounds = {
+        side: [dict(wall=wall, cpu=2 * wall, host=wall / 100) for wall in walls]
+        for side, walls in (("jax", ours), ("torch", theirs))
+    }
+    case = dict(method="ocr", backbone="resnet18", mode="train", size=[64, 96], batch=4)
+    about = dict(device="a chip", cores=2, dtype="float32", version="1", versions={"jax": "0"})
+    return {
+        "machine": about | {"peak_flops": 1e9},
+        "cases": [
+            dict(case=case, rounds=rounds, steps=1, load=[0.5, 1.0], macs=1e8),
+            dict(case=case | {"mode": "eval"}, error="RuntimeError: out of memory"),
+        ],
+    }
+
+
+def test_the_tables_tell_ratios_round_by_round(tmp_path):
+    # The machine was half as fast in the third round, for both: the ratio does not see it.
+    (tmp_path / "run.json").write_text(json.dumps(measured([1, 1.1, 2], [2, 2, 4])))
+    page = "before\n<!-- benchmark: run.json -->\nold\n<!-- end -->\nbetween\n"
+    page += "<!-- benchmark: absent.json -->\n<!-- end -->\n"
+    filled = performance_page.filled(page, tmp_path)
+    assert "**0.50** (0.50 to 0.53)" in filled
+    assert "| 3.64 | 2 |" in filled  # images/s: four images in 1.1 and 2 s
+    assert "| 55% | 30% |" in filled  # of 1 GFLOP/s: three passes of 0.2 GFLOP
+    assert "old" not in filled and "before" in filled and "between" in filled
+    assert "Not measured yet." in filled
+    assert "ocr:resnet18 eval: RuntimeError: out of memory" in filled
+    assert performance_page.filled(filled, tmp_path) == filled
+
+
+@slow
+def test_the_command_measures_and_saves(tmp_path):
+    out = tmp_path / "result.json"
+    command = [sys.executable, ROOT / "scripts" / "benchmark.py", "--nets", "fcn:resnet18"]
+    command += ["--mode", "eval", "--size", "33x49", "--rounds", "2", "--out", out]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert "fcn:resnet18 eval" in finished.stdout
+    (case,) = json.loads(out.read_text())["cases"]
+    assert case["largest_difference"] < 1e-3
+    assert len(case["rounds"]["jax"]) == len(case["rounds"]["torch"]) == 2
+    cold, warm = case["alone"]["jax"], case["alone"]["jax, cache filled"]
+    assert warm["compile"] < cold["compile"]
+    assert min(each["resident"] for each in case["alone"].values()) > 50 * 2**20
+
+    again = [*command, "--add", "--mode", "train", "--speed-only"]
+    assert subprocess.run(again, env=environment, capture_output=True).returncode == 0
+    modes = [case["case"]["mode"] for case in json.loads(out.read_text())["cases"]]
+    assert modes == ["eval", "train"]
+
+    broken = [*command, "--nets", "fcn:hrnet_w18", "--speed-only"]
+    finished = subprocess.run(broken, env=environment, capture_output=True, text=True)
+    assert finished.returncode != 0
+    assert "ValueError: there is no PyTorch twin of fcn on hrnet_w18" in finished.stdout

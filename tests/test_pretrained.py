@@ -58,7 +58,7 @@ def test_a_hole_or_another_shape_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize("stride,golden", [(32, "os32_225"), (8, "os8_129x193")])
 def test_imagenet_features_equal_pytorchs(real_data, stride, golden):
     backbone = MobileNetV2(output_stride=stride, rng=np.random.default_rng(0))
-    report = fill_backbone(backbone, real_data / WEIGHTS)
+    report = fill_backbone(backbone, read_checkpoint(real_data / WEIGHTS))
     assert report.complete
     assert all(name.startswith("features.18.") for name in report.unused)
     expected = np.load(real_data / f"weights/golden/mnv2_features_{golden}.npz")

@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from flax import nnx
 
 from openseg_jax.bridge.names import WORLDS, backbone_variables, to_ours
 from openseg_jax.bridge.state_dict import COUNTER, Report, fill
-from openseg_jax.bridge.torch_files import read_checkpoint
 
 ABN_EPSILON = 1e-5  # the activated batch norm scales by |weight| + this
 
@@ -75,8 +73,10 @@ LAYOUTS: tuple[Callable[[str], str], ...] = (
 )
 
 
-def fill_backbone(backbone: nnx.Module, path: Path, norm: str = "bn") -> Report:
-    """Fills a backbone in place from a PyTorch file, of the backbone alone or of a whole model.
+def fill_backbone(
+    backbone: nnx.Module, state: dict[str, np.ndarray], norm: str = "bn"
+) -> Report:
+    """Fills a backbone in place from the tensors of a PyTorch file, of it or of a whole model.
 
     Of the known layouts (the original's ImageNet files, whole segmentation models, torchvision's
     and timm's names) the one is taken that knows the most keys. A file of the other kind of
@@ -85,7 +85,6 @@ def fill_backbone(backbone: nnx.Module, path: Path, norm: str = "bn") -> Report:
     Args:
         norm: the network's own batch norm.
     """
-    state = read_checkpoint(path)
     targets = {world: backbone_variables(backbone, world) for world in WORLDS}
 
     def matches(candidate: tuple[Callable[[str], str], str]) -> int:

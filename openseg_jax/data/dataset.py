@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from openseg_jax.errors import UserError
@@ -45,7 +46,7 @@ class LabelMap:
 
     def encode(self, label: np.ndarray) -> np.ndarray:
         """Provider ids `(h, w)` uint8 -> train ids `(h, w)` uint8 (unknown ids become IGNORE)."""
-        return self._table[label]
+        return cv2.LUT(label, self._table) if label.size else label
 
     def decode(self, train_ids: np.ndarray) -> np.ndarray:
         """Train ids `(h, w)` uint8 -> provider ids, for submissions and exports."""

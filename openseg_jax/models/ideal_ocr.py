@@ -20,6 +20,7 @@ from openseg_jax.models.ocr import (
     ObjectGather,
     average_pixels,
     distribute,
+    transform_objects,
 )
 
 
@@ -71,8 +72,8 @@ class LabelledAttention(ObjectAttention):
         self, pixels: jax.Array, objects: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, ...]:
         # Nobody reads queries and keys, but their batch statistics move as in the original.
-        self.query(pixels), self.key(objects)
-        value, count = self.value(objects), objects.shape[1]
+        self.query(pixels), transform_objects(self.key, objects)
+        value, count = transform_objects(self.value, objects), objects.shape[1]
         own = label_regions(labels, pixels.shape[1:3], count)
         weights = (own, (1 - own) / (count - 1)) if self.background else (own,)
         return tuple(self.output(distribute(w, value, pixels.dtype)) for w in weights)

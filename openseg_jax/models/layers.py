@@ -119,20 +119,22 @@ class BatchNorm(nnx.Module):
         if use_running_average is not None:
             self.use_running_average = use_running_average
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, constant: jax.Array | float = 0.0) -> jax.Array:
+        """Normalises `x + constant`, a value a channel that `x` is better calculated without."""
         scale = self.scale[...]
         if self.absolute_scale:
             scale = jnp.abs(scale) + self.eps
         if self.use_running_average:
             scale = scale * jax.lax.rsqrt(self.var[...] + self.eps)
             wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-            return ((wide - self.mean[...]) * scale + self.bias[...]).astype(x.dtype)
+            centred = wide - (self.mean[...] - constant)
+            return (centred * scale + self.bias[...]).astype(x.dtype)
         count, offset, shift = x.size // x.shape[-1], 0.0, self.mean[...]
         if count < FEW_SAMPLES:
             offset = jax.lax.stop_gradient(x.astype(shift.dtype).mean((0, 1, 2)))
             shift = jnp.zeros_like(shift)
         y, mean, var = _normalize(x - offset, scale, self.bias[...], shift, self.eps)
-        mean, y = mean + offset, y.astype(x.dtype)
+        mean, y = mean + offset + constant, y.astype(x.dtype)
         self._update(self.mean, mean)
         self._update(self.var, var * (count / max(count - 1, 1)))
         return y
@@ -214,8 +216,10 @@ class NormAct(nnx.Module):
         self.bn = BatchNorm(features, norm=norm)
         self.norm = norm
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return (leaky_relu if self.norm == "inplace_abn" else relu)(self.bn(x))
+    def __call__(self, x: jax.Array, constant: jax.Array | float = 0.0) -> jax.Array:
+        """Of `x + constant`; see `BatchNorm`."""
+        activation = leaky_relu if self.norm == "inplace_abn" else relu
+        return activation(self.bn(x, constant))
 
 
 class ConvNormAct(nnx.Module):

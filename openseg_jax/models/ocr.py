@@ -13,7 +13,7 @@ from flax import nnx
 
 from openseg_jax.models.blocks import at_least_float32, pointwise
 from openseg_jax.models.fcn import ConvClassifier
-from openseg_jax.models.layers import Conv, ConvNormAct, Rng, dropout2d
+from openseg_jax.models.layers import Conv, ConvNormAct, Rng, Sequential, dropout2d
 from openseg_jax.models.resize import resize_bilinear
 
 
@@ -67,6 +67,22 @@ def distribute(weights: jax.Array, value: jax.Array, dtype: jnp.dtype) -> jax.Ar
     return jnp.einsum("nhwk,nkv->nhwv", weights.astype(dtype), value[:, :, 0].astype(dtype))
 
 
+def transform_objects(layers: Sequential, objects: jax.Array) -> jax.Array:
+    """`layers(objects)`, better conditioned: `(n, k, 1, c)` -> `(n, k, 1, c')`.
+
+    Early in training all objects are nearly equal, and the batch norm over so few of them blows
+    up the rounding errors of what they share. So that part goes past the first convolution, and
+    into the norm as a constant.
+    """
+    first, *rest = layers
+    shared = jax.lax.stop_gradient(objects.mean((0, 1, 2)))
+    constant = shared @ first.conv.kernel[...][0, 0].astype(shared.dtype)
+    x = first.norm_act(first.conv(objects - shared), constant)
+    for layer in rest:
+        x = layer(x)
+    return x
+
+
 class ObjectGather(nnx.Module):
     """`gather_objects` as a module without parameters."""
 
@@ -87,8 +103,8 @@ class ObjectAttention(nnx.Module):
         self.output = pointwise(key_channels, channels, norm=norm, rng=rng)
 
     def __call__(self, pixels: jax.Array, objects: jax.Array) -> jax.Array:
-        query, key, value = self.query(pixels), self.key(objects), self.value(objects)
-        return self.output(attend_to_objects(query, key, value))
+        key, value = transform_objects(self.key, objects), transform_objects(self.value, objects)
+        return self.output(attend_to_objects(self.query(pixels), key, value))
 
 
 class OCRHead(nnx.Module):

@@ -131,6 +131,12 @@ def _widths_of_head(method: str, backbone: nnx.Module) -> tuple[int, ...]:
     return (sum(widths[-4:]),) if method == "segfix" else widths
 
 
+def high_resolution(model) -> bool:
+    """Whether the backbone of `config.model` is an HRNet."""
+    constructor = BACKBONES.get(model.backbone)
+    return getattr(constructor, "func", constructor).high_resolution
+
+
 def build(model, rng: Rng) -> Segmenter:
     """Makes the network of `config.model`.
 

@@ -24,6 +24,7 @@ WIDTHS = (
     (512, 1024, 2048),
     (1024, 2048, 4096),
 )
+STRIDES = (1, 1, 2, 2, 2, 1)  # max-pools before mod2 and mod3 stride by 2 each
 
 
 class Convolutions(nnx.Module):
@@ -133,10 +134,10 @@ class WideResNet(nnx.Module):
         blocks = blocks_of(BLOCKS, depth)
         self.mod1 = nnx.Dict(conv1=Conv(3, 64, 3, rng=rng))
         in_features, current, dilation = 64, 4, 1
-        for index, wanted in enumerate((1, 1, 2, 2, 2, 1)):
+        for index, (widths, wanted) in enumerate(zip(WIDTHS, STRIDES, strict=True)):
+            # Past the output stride, a stage dilates by what it would have strided.
             stride = wanted if current * wanted <= output_stride else 1
             current, dilation = current * stride, dilation * wanted // stride
-            widths = WIDTHS[index]
             stage = Stage(blocks[index], in_features, widths, stride, dilation, norm=norm, rng=rng)
             setattr(self, f"mod{index + 2}", stage)
             in_features = widths[-1]

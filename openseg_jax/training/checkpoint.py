@@ -189,21 +189,24 @@ def find(path: Path) -> Path:
 def load(folder: Path) -> tuple[dict[str, np.ndarray], dict]:
     """Parameters and statistics (flat, `params.…` and `stats.…`), and the config of a checkpoint.
 
-    `folder` is one of `find`. The optimiser's state is not read.
+    `folder` is one of `find`. Of a run that averages its weights these are the averages. The
+    optimiser's state is not read.
     """
     folder = folder.resolve()
     sharding = SingleDeviceSharding(jax.local_devices()[0])
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with _readable(folder), context:
+        leaves = _leaves(folder)
+        prefix = "average." if any(name.startswith("average.") for name in leaves) else ""
         abstract = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-            for name, leaf in _leaves(folder).items()
-            if name.split(".")[0] in ("params", "stats")
+            for name, leaf in leaves.items()
+            if name.startswith((f"{prefix}params.", f"{prefix}stats."))
         }
         arrays = ocp.load(folder, abstract, checkpointable_name=STATE)
         config = ocp.checkpointables_metadata(folder).custom_metadata["config"]
-    return {name: np.asarray(array) for name, array in arrays.items()}, config
+    return {name.removeprefix(prefix): np.asarray(array) for name, array in arrays.items()}, config
 
 
 def fill(like: dict, arrays: dict[str, np.ndarray], where: str) -> dict:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from flax import nnx
 
+from openseg_jax.bridge.names import network_variables
 from openseg_jax.bridge.pretrained import fill_backbone
-from openseg_jax.bridge.state_dict import Report, fill
+from openseg_jax.bridge.state_dict import Report, detect_world, fill, load_state_dict
+from openseg_jax.bridge.torch_files import read_checkpoint
 from openseg_jax.errors import UserError
 from openseg_jax.models.segmenter import Segmenter
 from openseg_jax.training import checkpoint
 
 
-def initialize_from(path: str, network: Segmenter) -> Report:
+def initialize_from(path: str, network: Segmenter, strict: bool = True) -> Report:
     """Fills `network` in place from `path`; a UserError where that would leave holes.
 
-    A PyTorch file fills the backbone, and every backbone weight must be in it; a folder is one
-    of our checkpoints (or a workdir: its best) and fills everything.
+    A PyTorch file of a whole model of this method fills the network, any other PyTorch file its
+    backbone; a folder is one of our checkpoints (or a workdir: its best) and fills everything.
+
+    Args:
+        strict: False lets what has another shape in the file (a classifier of other classes)
+            or is not in it keep its random start.
     """
     source = Path(path).expanduser()
     if not source.exists():
@@ -29,13 +36,21 @@ def initialize_from(path: str, network: Segmenter) -> Report:
     if source.is_dir():
         report = _fill_from_checkpoint(network, source)
     else:
-        report = fill_backbone(network.backbone, source, network.norm)
-    if not report.complete:
+        report = _fill_from_torch(network, read_checkpoint(source))
+    if not report.mapped or (strict and not report.complete):
         raise UserError(
             f"config.init_from: {source} does not fit this network: {report}. Choose the "
-            "config.model the file was made for, or another file."
+            "config.model the file was made for, or another file; for other classes, set "
+            "config.init_strict=False, which lets what does not fit start from random weights."
         )
     return report
+
+
+def _fill_from_torch(network: Segmenter, state: dict[str, np.ndarray]) -> Report:
+    keys = network_variables(network, detect_world(network, state)).keys()
+    if any(key in state and not key.startswith("backbone.") for key in keys):
+        return load_state_dict(network, state, strict=False)
+    return fill_backbone(network.backbone, state, network.norm)
 
 
 def _fill_from_checkpoint(network: Segmenter, folder: Path) -> Report:

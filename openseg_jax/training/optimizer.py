@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from openseg_jax.errors import UserError
+
 
 def direction(optimizer) -> optax.GradientTransformation:
     """What to subtract from the parameters, before the learning rate.
@@ -103,3 +105,28 @@ def moving_average(average: dict, new: dict, decay: float, step: jax.Array) -> d
     """
     decay = jnp.minimum(decay, (1 + step) / (10 + step))
     return jax.tree.map(lambda a, b: a + (1 - decay).astype(a.dtype) * (b - a), average, new)
+
+
+def freeze(updates: dict, frozen: tuple[str, ...]) -> dict:
+    """Zero updates for the parameters whose dotted names start with one of `frozen`."""
+
+    def keep(path, update):
+        return jnp.zeros_like(update) if _name(path).startswith(tuple(frozen)) else update
+
+    return jax.tree_util.tree_map_with_path(keep, updates) if frozen else updates
+
+
+def check_frozen(params: dict, frozen: tuple[str, ...]) -> None:
+    """Raises UserError for an entry of `config.train.frozen` that no parameter starts with."""
+    names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for prefix in frozen:
+        if not any(name.startswith(prefix) for name in names):
+            parts = sorted({".".join(name.split(".")[:2]) for name in names})
+            raise UserError(
+                f"config.train.frozen: no parameter's name starts with {prefix!r}. Parts of this "
+                f"network: {', '.join(parts)}."
+            )
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")

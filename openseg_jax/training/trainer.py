@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from openseg_jax import config as config_lib
 from openseg_jax import report_html
+from openseg_jax.compilation import compiler_options
 from openseg_jax.data.pipeline import check_data, measured, training_batches
 from openseg_jax.errors import UserError
 from openseg_jax.evaluation import evaluator
@@ -41,12 +42,17 @@ def train(config, workdir: Path, extend: bool = False) -> None:
     settings = config_lib.to_dict(config)
     with Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:
         start = checkpoints.latest_step or 0
+        if checkpoints.latest_step == 0:
+            raise UserError(
+                f"{workdir} holds a converted checkpoint. Train in another --workdir, with "
+                f"--config.init_from={workdir}."
+            )
         if start:
             config_lib.check_resumable(checkpoints.config(start), settings, extend)
         network = segmenter.build(config.model, np.random.default_rng(config.seed))
         loaded = None
         if config.init_from and not start:
-            loaded = initialize_from(config.init_from, network)
+            loaded = initialize_from(config.init_from, network, config.init_strict)
         state, graphs = create_state(config, network)
         if start:
             state = checkpoints.restore(start, state, mesh)
@@ -76,7 +82,8 @@ def create_state(config, network: segmenter.Segmenter) -> tuple[dict, dict]:
 
     With `config.dtype = "float64"` parameters and statistics are float64 too.
     """
-    params, stats, graphs = segmenter.graphs(network)
+    params, stats, graphs = segmenter.graphs(network, config.train.freeze_norm)
+    optimizer.check_frozen(params, config.train.frozen)
     if config.dtype == "float64":
         params, stats = (
             jax.tree.map(lambda a: np.asarray(a, np.float64), tree) for tree in (params, stats)
@@ -88,6 +95,8 @@ def create_state(config, network: segmenter.Segmenter) -> tuple[dict, dict]:
         "optimizer": jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), momenta),
         "step": np.zeros((), np.int32),
     }
+    if config.train.ema_decay:
+        state["average"] = jax.tree.map(np.copy, {"params": params, "stats": stats})
     return state, graphs
 
 
@@ -108,6 +117,7 @@ def make_train_step(config, graph: nnx.GraphDef, mesh: Mesh, specs: dict) -> Cal
         donate_argnums=0,
         in_shardings=(replicated, batch_shardings),
         out_shardings=(replicated, replicated),
+        compiler_options=compiler_options(segmenter.high_resolution(config.model)),
     )
     def train_step(state: dict, batch: dict) -> tuple[dict, dict]:
         images = normalize(batch["image"], config.data, dtype, batch["brightness"], batch["box"])
@@ -117,13 +127,14 @@ def make_train_step(config, graph: nnx.GraphDef, mesh: Mesh, specs: dict) -> Cal
 
         def loss_of(params):
             network = nnx.merge(graph, params, state["stats"])
-            outputs = network(images, rngs=nnx.Rngs(dropout=random))
+            outputs = network(images, nnx.Rngs(dropout=random), labels)
             loss = segmentation_loss(outputs, labels, config.loss, **boundaries)
             return loss, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
         (loss, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state["params"])
         updates, momenta = transform.update(gradients, state["optimizer"], state["params"])
         rates = optimizer.learning_rates(config.optimizer, config.train.steps, state["step"])
+        updates = optimizer.freeze(updates, config.train.frozen)
         params = optimizer.descend(state["params"], updates, rates)
         metrics = {"loss": loss, "lr": rates[0], "grad_norm": _norm(gradients)}
         new_state = {
@@ -132,6 +143,13 @@ def make_train_step(config, graph: nnx.GraphDef, mesh: Mesh, specs: dict) -> Cal
             "optimizer": momenta,
             "step": state["step"] + 1,
         }
+        if config.train.ema_decay:
+            new_state["average"] = optimizer.moving_average(
+                state["average"],
+                {"params": params, "stats": stats},
+                config.train.ema_decay,
+                state["step"],
+            )
         return new_state, metrics
 
     return train_step
@@ -205,7 +223,7 @@ def _evaluate(run: Run, state: dict, step: int) -> float:
     config, logs, workdir = run.config, run.logs, run.workdir
     dtype = compute_dtype(config.dtype).name
     with logs.pause():
-        weights = local_weights(state)
+        weights = local_weights(state.get("average", state))
         result, pictures = evaluator.evaluate(config, run.predict, weights, step, workdir, dtype)
         logs.evaluation(step, result, pictures)
         if jax.process_index() == 0:

@@ -24,10 +24,11 @@ def jax_program(case: Case, network: segmenter.Segmenter) -> Program:
 
 def _evaluation(case: Case, network: segmenter.Segmenter) -> Program:
     params, stats, graphs = segmenter.graphs(network)
-    forward = _forward(case, *fold_batch_norm(graphs["eval"], params, stats))
-    weights = jax.device_put(forward.weights)
-    images = jax.device_put(network_input(case))
-    compiled, facts = _compile(network, jax.jit(forward.main), weights, images)
+    graph, *weights = fold_batch_norm(graphs["eval"], params, stats)
+    weights, images = jax.device_put((weights, network_input(case)))
+    options = compiler_options(network.backbone.high_resolution)
+    forward = jax.jit(_forward(graph, case), compiler_options=options)
+    compiled, facts = _compile(forward, weights, images)
     last = {}
 
     def start():
@@ -36,20 +37,15 @@ def _evaluation(case: Case, network: segmenter.Segmenter) -> Program:
     return _program(start, last, facts)
 
 
-class _forward:
-    """The network as functions of weights and normalised images."""
+def _forward(graph: nnx.GraphDef, case: Case):
+    """Weights and normalised images -> logits: all in "train", the segmentation's in "eval"."""
+    dtype = compute_dtype(case.dtype)
 
-    def __init__(self, case: Case, graph: nnx.GraphDef, params: dict, stats: dict):
-        self.graph, self.weights = graph, (params, stats)
-        self.dtype = compute_dtype(case.dtype)
+    def forward(weights, images):
+        outputs = nnx.merge(graph, *weights)(images.astype(dtype))
+        return outputs if case.mode == "train" else outputs[-1]
 
-    def all(self, weights, images):
-        """All logits."""
-        return nnx.merge(self.graph, *weights)(images.astype(self.dtype))
-
-    def main(self, weights, images):
-        """The segmentation alone."""
-        return self.all(weights, images)[-1]
+    return forward
 
 
 def _training(case: Case, network: segmenter.Segmenter) -> Program:
@@ -64,7 +60,7 @@ def _training(case: Case, network: segmenter.Segmenter) -> Program:
     batch = shard_batch(batch, mesh)
     last = {"state": replicate(state, mesh)}
     del state
-    compiled, facts = _compile(network, step, last["state"], batch)
+    compiled, facts = _compile(step, last["state"], batch)
 
     def start():
         last["state"], metrics = compiled(last["state"], batch)
@@ -73,15 +69,14 @@ def _training(case: Case, network: segmenter.Segmenter) -> Program:
     return _program(start, last, facts)
 
 
-def _compile(network: segmenter.Segmenter, function, *inputs):
+def _compile(function, *inputs):
     """The executable, and the seconds of its making."""
     begin = time.perf_counter()
     traced = function.trace(*inputs)
     after_trace = time.perf_counter()
     lowered = traced.lower()
     after_lower = time.perf_counter()
-    options = compiler_options(network.backbone.high_resolution)
-    compiled = lowered.compile(compiler_options=options)
+    compiled = lowered.compile()
     return compiled, {
         "trace": after_trace - begin,
         "lower": after_lower - after_trace,
@@ -106,12 +101,10 @@ def _program(start, last: dict, facts: dict) -> Program:
 
 
 def forward_macs(case: Case) -> int:
-    """Multiply-accumulates of one forward pass of the batch; in "eval" of the main logits alone."""
+    """Multiply-accumulates of one forward pass of the batch; in "eval" without auxiliary logits."""
     network = segmenter.build(config_of(case).model, rng=None)
-    params, stats, graphs = segmenter.graphs(network)
-    forward = _forward(case, graphs["eval"], params, stats)
-    function = forward.all if case.mode == "train" else forward.main
+    *weights, graphs = segmenter.graphs(network)
     images = jax.ShapeDtypeStruct((case.batch, *case.size, 3), "float32")
-    jaxpr = jax.make_jaxpr(function)(forward.weights, images).jaxpr
+    jaxpr = jax.make_jaxpr(_forward(graphs["eval"], case))(weights, images).jaxpr
     used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     return count_macs(used)

@@ -68,17 +68,24 @@ def alone(case: Case, side: str) -> dict:
         **program.facts,
         "ready": ready,  # imports, weights, compilation
         "first_step": steps[0],
+        "step": min(steps[1:]),  # beside that of `compare` it shows whether the sides disturb
         "resident": resident["peak"],
         "device_memory": program.memory(),
     }
 
 
 def machine(dtype: str) -> dict:
-    """The hardware, the versions, and the best matrix product that either framework reaches."""
+    """The hardware, the versions, and the best matrix product that either framework reaches.
+
+    Args:
+        dtype: as `config.dtype`, "auto" included.
+    """
     import jax
     import torch
 
-    device = jax.devices()[0]
+    from openseg_jax.preprocessing import compute_dtype
+
+    device, dtype = jax.devices()[0], compute_dtype(dtype).name
     packages = ("jax", "jaxlib", "flax", "numpy", "torch")
     return {
         "device": device.device_kind if device.platform != "cpu" else _processor(),
@@ -87,7 +94,8 @@ def machine(dtype: str) -> dict:
         "torch_threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
-        "peak_flops": {dtype: max(_jax_peak(dtype), _torch_peak(dtype))},
+        "dtype": dtype,
+        "peak_flops": max(_jax_peak(dtype), _torch_peak(dtype)),
     }
 
 

@@ -6,8 +6,8 @@ import contextlib
 
 import torch
 import torch.nn.functional as F
-
 import torch_twins
+
 from benchmarking.case import Case, Program, config_of, host_batch, network_input
 from openseg_jax.data.dataset import IGNORE
 
@@ -22,15 +22,18 @@ def twin_of(case: Case, weights: dict | None = None) -> torch.nn.Module:
 
 @torch.no_grad()
 def calibrated_weights(twin: torch.nn.Module, case: Case) -> dict:
-    """The twin's state dict with the norms' statistics of the images, as after training."""
-    norms = [each for each in twin.modules() if isinstance(each, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # an average over all batches, of which there is one
-    twin.train()(_images(case))
-    for norm in norms:
-        norm.momentum = 0.1
-    return {key: value.numpy() for key, value in twin.state_dict().items()}
+    """The twin's state dict with the norms' statistics of an image, as after training."""
+    for module in twin.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # an average over all batches, of which there is one
+    device = _device()
+    twin.train().to(device)(_images(case)[:1].to(device))
+    return {key: value.cpu().numpy() for key, value in twin.state_dict().items()}
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _images(case: Case) -> torch.Tensor:
@@ -40,7 +43,7 @@ def _images(case: Case) -> torch.Tensor:
 
 def torch_program(case: Case, twin: torch.nn.Module, compiled: bool = False) -> Program:
     """Moves the twin to the device; with `compiled` it goes through `torch.compile`."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device()
     torch.backends.cudnn.benchmark = True
     if case.mode == "eval":
         torch_twins.fold_batch_norm(twin, torch.zeros(1, 3, 65, 65))

@@ -1,0 +1,12 @@
+"""What the original's recipes share; `configs/<dataset>_<method>.py` add what is their own.
+
+There is a module for each data set, and `backbones` for what follows from the backbone. Comments
+name the original's files: `X.json` lies below its `configs/`, `run_X.sh` below its `scripts/`.
+Batch sizes and iterations are those of its README's tables; where the script behind a published
+checkpoint or number has others, these are the recipe `BACKBONE,published`.
+"""
+
+from openseg_jax.recipes.backbones import nearest
+from openseg_jax.recipes.common import NARROW_OCR, at_side, newer_branch, parse, start
+
+__all__ = ["NARROW_OCR", "at_side", "nearest", "newer_branch", "parse", "start"]

@@ -1,0 +1,216 @@
+"""Measures our networks beside their PyTorch twins; prints the tables and saves them as JSON.
+
+    python scripts/benchmark.py                  # every network, training and evaluation
+    python scripts/benchmark.py --quick          # two networks, speed only
+    python scripts/benchmark.py --size 512x1024 --batch 8 --compile   # a GPU, bfloat16 and AMP
+
+Each measurement runs in a process of its own, where both frameworks take turns; others start one
+framework alone with an empty and with a filled compilation cache. `scripts/performance_page.py`
+puts the results into docs/performance.md. Needs PyTorch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarking import parts
+from benchmarking.case import Case
+from performance_page import tables
+
+from openseg_jax import __version__
+from openseg_jax.errors import UserError
+
+NETS = (
+    "ocr:mobilenet_v2",
+    "fcn:resnet101",
+    "ocnet:resnet101",
+    "isa:resnet101",
+    "ocr:resnet101",
+    "ocr:hrnet_w48",
+    "ocr:wide_resnet38",
+)
+QUICK_NETS = ("ocr:mobilenet_v2", "ocr:resnet101")
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+
+
+def main() -> None:
+    """Measures what the arguments ask for, or does one part of it as a child of itself."""
+    arguments = parse(sys.argv[1:])
+    if arguments.part:
+        print(json.dumps(do_part(json.loads(arguments.part))))
+        return
+    try:
+        if importlib.util.find_spec("torch") is None:
+            raise UserError("The benchmark compares with PyTorch. Install it: pip install torch")
+        with tempfile.TemporaryDirectory() as folder:
+            failed = measure(arguments, Path(folder))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    if failed:
+        sys.exit(f"error: {failed} measurements failed; the table says which.")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="two networks, speed only, 5 rounds")
+    parser.add_argument(
+        "--nets", nargs="+", metavar="METHOD:BACKBONE", help=f"default: {' '.join(NETS)}"
+    )
+    parser.add_argument("--mode", choices=("train", "eval", "both"), default="both")
+    parser.add_argument("--size", type=_size, default=(256, 512), metavar="HEIGHTxWIDTH")
+    parser.add_argument("--batch", type=_positive, default=1, help="images a step (default 1)")
+    parser.add_argument("--rounds", type=_positive, help="turns of each side (default 15)")
+    parser.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of activations"
+    )
+    parser.add_argument("--compile", action="store_true", help="torch.compile as a third side")
+    parser.add_argument(
+        "--attention",
+        choices=("fused", "products"),
+        default="fused",
+        help="PyTorch's self-attention: its own kernels, or matrix products as in the original",
+    )
+    parser.add_argument("--speed-only", action="store_true", help="no start-up times, no memory")
+    parser.add_argument("--add", action="store_true", help="keep what else is in the file")
+    parser.add_argument("--out", type=Path, help="default: docs/results/benchmark_PLATFORM.json")
+    parser.add_argument("--part", help=argparse.SUPPRESS)  # what a child of ours does
+    parsed = parser.parse_args(arguments)
+    parsed.nets = parsed.nets or (QUICK_NETS if parsed.quick else NETS)
+    parsed.rounds = parsed.rounds or (5 if parsed.quick else 15)
+    parsed.speed_only |= parsed.quick
+    for net in parsed.nets:
+        if net.count(":") != 1:
+            parser.error(f"--nets {net}: write METHOD:BACKBONE, as in {NETS[0]}")
+    return parsed
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    return _positive(height), _positive(width)
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> int:
+    """Measures every case, saving after each; returns how many failed."""
+    machine = child({"part": "machine", "dtype": arguments.dtype}, folder / "machine")
+    out = arguments.out or RESULTS / f"benchmark_{machine['platform']}.json"
+    about = {"version": __version__, **machine}
+    cases = _kept(out, about) if arguments.add else []
+    failed = 0
+    modes = ("train", "eval") if arguments.mode == "both" else (arguments.mode,)
+    for net in arguments.nets:
+        method, backbone = net.split(":")
+        for mode in modes:
+            case = Case(
+                method,
+                backbone,
+                mode,
+                arguments.size,
+                arguments.batch,
+                machine["dtype"],
+                arguments.attention == "fused",
+            )
+            print(f"{case} …", file=sys.stderr, flush=True)
+            result = {"case": dataclasses.asdict(case) | {"size": list(case.size)}}
+            result["date"] = datetime.date.today().isoformat()
+            try:
+                result |= measure_case(case, arguments, folder / f"{net}-{mode}")
+            except subprocess.CalledProcessError as error:
+                failed += 1
+                print(error.stderr, file=sys.stderr)
+                result["error"] = _reason(error.stderr)
+            cases = [each for each in cases if each["case"] != result["case"]] + [result]
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps({"machine": about, "cases": cases}, indent=1) + "\n")
+    print(tables({"machine": about, "cases": cases}))
+    print(f"Saved in {out}.")
+    return failed
+
+
+def _kept(out: Path, about: dict) -> list[dict]:
+    """The cases of an earlier run, which must be of the same machine and versions."""
+    if not out.exists():
+        return []
+    saved = json.loads(out.read_text())
+    for key in ("device", "cores", "dtype", "version", "versions"):
+        if saved["machine"][key] != about[key]:
+            raise UserError(
+                f"{out} was measured with {key} {saved['machine'][key]}, this is {about[key]}. "
+                "Choose another --out, or leave out --add to start the file anew."
+            )
+    return saved["cases"]
+
+
+def measure_case(case: Case, arguments: argparse.Namespace, caches: Path) -> dict:
+    """The parts of a case, each in a process of its own.
+
+    Args:
+        caches: folder for compiled programs, empty before.
+    """
+    settings = {"case": dataclasses.asdict(case)}
+    found = {}
+    if not arguments.speed_only:
+        sides = ["jax", "torch", *(["torch.compile"] if arguments.compile else [])]
+        alone = {side: child(settings | {"part": "alone", "side": side}, caches) for side in sides}
+        again = child(settings | {"part": "alone", "side": "jax"}, caches)
+        found["alone"] = alone | {"jax, cache filled": again}
+    speed = {"part": "compare", "rounds": arguments.rounds, "compiled": arguments.compile}
+    return found | child(settings | speed, caches)
+
+
+def child(settings: dict, caches: Path) -> dict:
+    """Does one part in another process."""
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(caches / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # PyTorch needs some of a GPU's memory
+    }
+    finished = subprocess.run(
+        [sys.executable, __file__, "--part", json.dumps(settings)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def do_part(settings: dict) -> dict:
+    """What a child does; see `parts`."""
+    part = settings.pop("part")
+    if "case" in settings:
+        fields = settings["case"]
+        settings["case"] = Case(**fields | {"size": tuple(fields["size"])})
+    return {"compare": parts.compare, "alone": parts.alone, "machine": parts.machine}[part](
+        **settings
+    )
+
+
+def _reason(text: str) -> str:
+    """The line of a traceback that says what went wrong."""
+    lines = [line for line in text.splitlines() if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return lines[-1] if lines else "the process was killed, perhaps for its memory"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Puts the tables of docs/results/benchmark_*.json between the marks of docs/performance.md."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from benchmarking.measuring import spread
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+# <!-- benchmark: FILE --> ... <!-- end -->
+MARKED = re.compile(r"(<!-- benchmark: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+NOT_MEASURED = "Not measured yet.\n"
+MIB = 2**20
+
+
+def main() -> None:
+    """Writes the page anew."""
+    page = DOCS / "performance.md"
+    page.write_text(filled(page.read_text(), DOCS / "results"))
+
+
+def filled(page: str, results: Path) -> str:
+    """The page with the tables of the files that its marks name."""
+
+    def replace(found: re.Match) -> str:
+        file = results / found[2]
+        text = tables(json.loads(file.read_text())) if file.exists() else NOT_MEASURED
+        return found[1] + text + found[3]
+
+    return MARKED.sub(replace, page)
+
+
+def tables(measured: dict) -> str:
+    """Speed, start and memory of a file that `benchmark.py` wrote, as Markdown."""
+    machine, cases = measured["machine"], measured["cases"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    lines = [
+        f"{machine['device']}, {machine['cores']} cores, {machine['dtype']}; best matrix product "
+        f"{machine['peak_flops'] / 1e9:,.0f} GFLOP/s. "
+        f"openseg_jax {machine['version']}, {versions}.",
+        "",
+    ]
+    timed = [case for case in cases if "rounds" in case]
+    alone = [case for case in cases if "alone" in case]
+    lines += _table(SPEED, [speed_row(case, machine["peak_flops"]) for case in timed])
+    lines += _table(START, [start_row(case) for case in alone])
+    lines += _table(MEMORY, [memory_row(case) for case in alone])
+    lines += [f"{_name(case)}: {case['error']}\n" for case in cases if "error" in case]
+    return "\n".join(lines)
+
+
+SPEED = (
+    "network",
+    "input",
+    "JAX images/s",
+    "PyTorch images/s",
+    "time, JAX / PyTorch",
+    "JAX / torch.compile",
+    "CPU time, JAX / PyTorch",
+    "GFLOP a step",
+    "share of peak, JAX",
+    "PyTorch",
+    "rounds x steps, load",
+)
+START = (
+    "network",
+    "trace s",
+    "lower s",
+    "compile s",
+    "compile s, cache filled",
+    "PyTorch first step s",
+    "torch.compile first step s",
+    "host ms a step",
+    "share of step",
+)
+MEMORY = ("network", "memory of", "JAX MiB", "PyTorch MiB", "torch.compile MiB")
+
+
+def speed_row(case: dict, peak: float) -> list[str]:
+    """One line of the table of speeds."""
+    rounds = case["rounds"]
+    seconds = {side: spread([each["wall"] for each in rounds[side]])["median"] for side in rounds}
+    batch, flops = case["case"]["batch"], flops_of_step(case)
+    compiled = ratio(case, "torch.compile", "wall") if "torch.compile" in rounds else None
+    before, after = case["load"]
+    return [
+        _name(case),
+        _input(case),
+        f"{batch / seconds['jax']:.3g}",
+        f"{batch / seconds['torch']:.3g}",
+        _spread(ratio(case, "torch", "wall")),
+        _spread(compiled),
+        _spread(ratio(case, "torch", "cpu")),
+        f"{flops / 1e9:,.0f}",
+        f"{flops / seconds['jax'] / peak:.0%}",
+        f"{flops / seconds['torch'] / peak:.0%}",
+        f"{len(rounds['jax'])} x {case['steps']}, {before:.1f} to {after:.1f}",
+    ]
+
+
+def flops_of_step(case: dict) -> float:
+    """2 a multiply-accumulate; the backward pass of a training step counts twice the forward."""
+    return 2 * case["macs"] * (3 if case["case"]["mode"] == "train" else 1)
+
+
+def ratio(case: dict, opponent: str, clock: str) -> dict[str, float]:
+    """Our time over the opponent's, round by round: median and quartiles."""
+    pairs = zip(case["rounds"]["jax"], case["rounds"][opponent], strict=True)
+    return spread([ours[clock] / theirs[clock] for ours, theirs in pairs])
+
+
+def start_row(case: dict) -> list[str]:
+    """One line of the table of start-up times."""
+    cold, warm = case["alone"]["jax"], case["alone"]["jax, cache filled"]
+    cells = [f"{cold[stage]:.1f}" for stage in ("trace", "lower", "compile")]
+    cells.append(f"{warm['compile']:.1f}")
+    for side in ("torch", "torch.compile"):
+        found = case["alone"].get(side)
+        cells.append(f"{found['first_step']:.1f}" if found else "")
+    rounds = case.get("rounds", {}).get("jax", [])
+    if not rounds:
+        return [_name(case), *cells, "", ""]
+    host = spread([each["host"] for each in rounds])["median"]
+    step = spread([each["wall"] for each in rounds])["median"]
+    return [_name(case), *cells, f"{1000 * host:.1f}", f"{host / step:.1%}"]
+
+
+def memory_row(case: dict) -> list[str]:
+    """One line of the table of peak memory: of the device, or where it has none the process's."""
+    sides = {"jax, cache filled": "", "torch": "", "torch.compile": ""}
+    key = "resident" if case["alone"]["torch"]["device_memory"] is None else "device_memory"
+    for side in sides:
+        if side in case["alone"]:
+            sides[side] = f"{case['alone'][side][key] / MIB:,.0f}"
+    return [_name(case), "process" if key == "resident" else "device", *sides.values()]
+
+
+def _name(case: dict) -> str:
+    about = case["case"]
+    return f"{about['method']}:{about['backbone']} {about['mode']}"
+
+
+def _input(case: dict) -> str:
+    about = case["case"]
+    return f"{about['batch']} x {about['size'][0]}x{about['size'][1]}"
+
+
+def _spread(values: dict[str, float] | None) -> str:
+    if values is None:
+        return ""
+    return f"**{values['median']:.2f}** ({values['low']:.2f} to {values['high']:.2f})"
+
+
+def _table(header: tuple[str, ...], rows: list[list[str]]) -> list[str]:
+    """A Markdown table without the columns that are empty throughout."""
+    if not rows:
+        return []
+    used = [index for index in range(len(header)) if any(row[index] for row in rows)]
+    lines = [header, ["---"] * len(header), *rows]
+    return [f"| {' | '.join(line[index] for index in used)} |" for line in lines] + [""]
+
+
+if __name__ == "__main__":
+    main()
