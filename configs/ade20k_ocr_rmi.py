@@ -1,4 +1,4 @@
-"""OCR with the RMI loss on ADE20K, of the original's newer branch; the argument is BACKBONE.
+"""OCR with RMI on ADE20K, of the original's newer branch; the argument is BACKBONE.
 
 python -m openseg_jax.main --config=configs/ade20k_ocr_rmi.py:hrnet_w48 \
     --workdir=runs/ade20k_ocr_rmi --config.init_from=HRNet_W48_C_ssld_pretrained.pth

@@ -1,4 +1,4 @@
-"""OCR with the RMI loss on LIP, of the original's newer branch: BACKBONE[,published].
+"""OCR with RMI on LIP, of the original's newer branch: BACKBONE[,published].
 
 python -m openseg_jax.main --config=configs/lip_ocr_rmi.py:hrnet_w48 \
     --workdir=runs/lip_ocr_rmi --config.init_from=HRNet_W48_C_ssld_pretrained.pth

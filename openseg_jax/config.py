@@ -131,8 +131,9 @@ def default_config() -> ConfigDict:
             milestones=(),  # multistep: multiplies by gamma at each of these
             gamma=0.1,
             warmup_steps=0,
-            # linear: from 0, all parameters; backbone_quartic: only the backbone, by the fourth
-            # power; backbone_frozen: only the backbone, which rests.
+            # From 0, linear or quartic (by the fourth power: gentle, as rounding alone drives a
+            # deep network at its random start apart); backbone_quartic: only the backbone;
+            # backbone_frozen: only the backbone, which rests.
             warmup="linear",
         )
     )
@@ -273,7 +274,7 @@ def _validate_optimizer(config: ConfigDict, require) -> None:
     choices = dict(
         name=("sgd", "adamw"),
         schedule=("constant", "poly", "cosine", "step", "multistep", "swa_poly", "swa_cosine"),
-        warmup=("linear", "backbone_quartic", "backbone_frozen"),
+        warmup=("linear", "quartic", "backbone_quartic", "backbone_frozen"),
     )
     for key, known in choices.items():
         require(optimizer[key] in known, f"optimizer.{key}", f"use one of {', '.join(known)}.")

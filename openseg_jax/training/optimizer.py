@@ -49,7 +49,8 @@ def learning_rates(optimizer, steps: int, step: jax.Array) -> tuple[jax.Array, j
     backbone, rest = rate, rate * optimizer.head_lr_multiplier
     if optimizer.warmup_steps:
         progress = jnp.clip((step + 1) / optimizer.warmup_steps, 0, 1)
-        if optimizer.warmup == "linear":
+        if optimizer.warmup in ("linear", "quartic"):
+            progress = progress if optimizer.warmup == "linear" else progress**4
             backbone, rest = backbone * progress, rest * progress
         elif optimizer.warmup == "backbone_quartic":
             backbone = backbone * progress**4
