@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from openseg_jax import config as config_lib
-from openseg_jax.data import catalog
+from openseg_jax.compilation import compiler_options
+from openseg_jax.data.folder import dataset_of
 from openseg_jax.errors import UserError
 from openseg_jax.evaluation import batches, inference, segfix
 from openseg_jax.evaluation.protocol import Protocol, prepare
@@ -42,8 +43,13 @@ class Predictor:
                 f"{name} is a SegFix network, which refines label maps and makes none. Use it "
                 "with `openseg segfix`, or as `openseg predict --boundary-refine`."
             )
+        if segmenter.needs_labels(config.model):
+            raise UserError(
+                f"{name} is a network of {config.model.method}, which is told the labels: it can "
+                "be evaluated, but it cannot predict."
+            )
         self.config, self.name = config, name
-        self.dataset = catalog.get(config.data.name)
+        self.dataset = dataset_of(config.data)
         self.classes, self.palette = self.dataset.classes, self.dataset.palette
         self._weights = inference.local_weights(weights)
         self._inference = inference.under_protocol(
@@ -52,6 +58,7 @@ class Predictor:
             config.data,
             self.dataset.flip_pairs,
             confidence,
+            compiler_options(segmenter.high_resolution(config.model)),
         )
 
     @classmethod
@@ -129,7 +136,7 @@ def load_network(path, config=None):
     folder = checkpoint.find(Path(path).expanduser())
     arrays, saved = checkpoint.load(folder)
     config = config or config_lib.from_dict(saved)
-    network = segmenter.build(config.model, np.random.default_rng(0))
+    network = segmenter.build(config.model, rng=None)
     params, stats, graphs = segmenter.graphs(network)
     weights = checkpoint.fill({"params": params, "stats": stats}, arrays, str(folder))
     return config, weights, graphs["eval"], str(folder)

@@ -111,12 +111,14 @@ def _get(config: Mapping[str, Any], group: str, key: str, default: Any = "?") ->
 
 def _classes(config: Mapping[str, Any], scores: Mapping) -> tuple[list[str], Palette]:
     """Names (of the newest evaluation, else of the data set) and a colour for each."""
-    names, palette = (), ()
-    try:
-        data_set = catalog.get(_get(config, "data", "name"))
-        names, palette = data_set.classes, data_set.palette
-    except UserError:
-        pass  # a user's own data: it has no colours of its own
+    names = tuple(_get(config, "data", "classes", ()))  # a user's own data set
+    palette = tuple(map(tuple, _get(config, "data", "palette", ())))
+    if not names:
+        try:
+            data_set = catalog.get(_get(config, "data", "name"))
+            names, palette = data_set.classes, data_set.palette
+        except UserError:
+            pass  # a config of another version: numbers will do without names
     for fields in scores.values():
         names = fields.get("iou") or names
     return list(names), palette if len(palette) >= len(names) else default_palette(len(names))

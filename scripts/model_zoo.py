@@ -90,14 +90,15 @@ There is a config for each row of the tables in the README of openseg.pytorch, a
 trains. Any other backbone works in their place, with the recipe of the nearest: its argument is
 checked, and an unknown one lists the known.
 
-- **With `,published`** names what changes where the script behind a published number differs from
-  the tables: `--config=configs/cityscapes_ocr.py:hrnet_w48,published`.
-- **The original's** numbers are those of its authors for this recipe, **elsewhere** are others' for
-  the same method and backbone, by other recipes. Neither is ours. They are mIoU in %, on the
-  validation split at a single scale (ss), where nothing else is said; ms: at several scales, and
-  of mirror images; flip: of mirror images; SF: refined by SegFix; test: on the test split. Figures
-  recalled from papers and not read again are left out; `docs/results/published.json` has them.
-  Two runs of one recipe differ by 0.3 to 0.8.
+- **With `,published`** names what changes where the original's scripts differ from its tables:
+  `--config=configs/cityscapes_ocr.py:hrnet_w48,published`. Where a method has no script on HRNet,
+  these are the values of those that have one. A number was published only where one stands.
+- **The original's** numbers are those of its authors for this recipe, with its `,published` values;
+  **elsewhere** are others' for the same method and backbone, by other recipes, and not ours. They
+  are mIoU in %, on the validation split at a single scale (ss), where nothing else is said; ms: at
+  several scales, and of mirror images; flip: of mirror images; SF: refined by SegFix; test: on the
+  test split. Figures recalled from papers and not read again are left out;
+  `docs/results/published.json` has them. Two runs of one recipe differ by 0.3 to 0.8.
 - **Forward pass** and **training step** say whether our network gives the original's numbers, in
   evaluation and in its first steps of training (`tests/golden.py`): this compares code, with
   weights that are generated. `none` marks networks that the original does not have.

@@ -138,9 +138,8 @@ def test_training_does_not_start_in_a_converted_folder(converted, toy_data, envi
 
 def test_a_file_that_does_not_say_what_it_is(tmp_path, openseg):
     write_checkpoint(tmp_path / "bare.safetensors", state_dict("bn"))
-    done = openseg(
-        "convert", "--checkpoint", tmp_path / "bare.safetensors", "--out", tmp_path / "x"
-    )
+    files = ("--checkpoint", tmp_path / "bare.safetensors", "--out", tmp_path / "x")
+    done = openseg("convert", *files)
     assert done.returncode == 2 and "--model" in done.stderr and "Traceback" not in done.stderr
     named = ("--model", NAMES[0], "--backbone", NAMES[1], "--classes", 3)
     done = openseg("convert", *files, *named)

@@ -73,9 +73,7 @@ LAYOUTS: tuple[Callable[[str], str], ...] = (
 )
 
 
-def fill_backbone(
-    backbone: nnx.Module, state: dict[str, np.ndarray], norm: str = "bn"
-) -> Report:
+def fill_backbone(backbone: nnx.Module, state: dict[str, np.ndarray], norm: str = "bn") -> Report:
     """Fills a backbone in place from the tensors of a PyTorch file, of it or of a whole model.
 
     Of the known layouts (the original's ImageNet files, whole segmentation models, torchvision's

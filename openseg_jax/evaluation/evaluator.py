@@ -15,15 +15,22 @@ from flax import nnx
 from tqdm import tqdm
 
 from openseg_jax import __version__, report
-from openseg_jax.data import catalog
+from openseg_jax.compilation import compiler_options
 from openseg_jax.data.dataset import DataSet
+from openseg_jax.data.folder import dataset_of
 from openseg_jax.data.pipeline import Split, evaluation_examples
 from openseg_jax.errors import UserError
 from openseg_jax.evaluation import metrics, segfix
 from openseg_jax.evaluation.batches import predict_all
 from openseg_jax.evaluation.boundary import boundary_counts, boundary_scores
-from openseg_jax.evaluation.inference import Inference, make_forward, under_protocol
+from openseg_jax.evaluation.inference import (
+    Inference,
+    make_forward,
+    make_told_forward,
+    under_protocol,
+)
 from openseg_jax.evaluation.protocol import Protocol
+from openseg_jax.models import segmenter
 from openseg_jax.parallel import sum_over_processes
 from openseg_jax.preprocessing import compute_dtype
 
@@ -53,9 +60,23 @@ def make_inference(config, graph: nnx.GraphDef) -> Inference:
     """
     if config.model.method == "segfix":
         return segfix.make_inference(config, graph, segfix.direction_or_none)
-    forward = make_forward(graph, config.data, compute_dtype(config.dtype))
-    flip_pairs = catalog.get(config.data.name).flip_pairs
-    return under_protocol(forward, Protocol.of(config.eval), config.data, flip_pairs)
+    protocol, dtype = Protocol.of(config.eval), compute_dtype(config.dtype)
+    options = compiler_options(segmenter.high_resolution(config.model))
+    if segmenter.needs_labels(config.model):
+        if protocol != Protocol():
+            raise UserError(
+                f"config.model.method {config.model.method} is told the labels of the image as it "
+                "is: leave config.eval's size, scales, flip and window as they are by default."
+            )
+        forward = make_told_forward(graph, config.data, dtype)
+        return Inference(protocol, lambda weights, x, _: forward(weights, x), options=options)
+    return under_protocol(
+        make_forward(graph, config.data, dtype),
+        protocol,
+        config.data,
+        dataset_of(config.data).flip_pairs,
+        options=options,
+    )
 
 
 def evaluate(
@@ -70,7 +91,7 @@ def evaluate(
         the result, as written to `workdir/eval/<step>.json`, and a few comparison pictures,
         as written to `workdir/eval/<step>/`.
     """
-    dataset = catalog.get(config.data.name)
+    dataset = dataset_of(config.data)
     task = _task(config, dataset)
     split = Split(dataset, config.data.dir, config.data.eval_split)
     if not split.labelled:
@@ -80,6 +101,8 @@ def evaluate(
         )
     process, processes = jax.process_index(), jax.process_count()
     examples = evaluation_examples(split, process, processes)
+    if segmenter.needs_labels(config.model):
+        examples = (_telling(example) for example in examples)
     start = time.perf_counter()
 
     def use(example: dict, ids: np.ndarray, _) -> tuple[dict, np.ndarray, np.ndarray, dict]:
@@ -97,7 +120,8 @@ def evaluate(
         bootstrap.add(example["name"], counts["confusion"])
         seen += 1
         if process == 0 and len(pictures) < config.eval.pictures:
-            pictures.append(report.comparison_panel(example["image"], ids, truth, task.palette))
+            image = example["image"][..., :3]
+            pictures.append(report.comparison_panel(image, ids, truth, task.palette))
     seconds = time.perf_counter() - start
     if not totals:  # more processes than images: this one has nothing to add
         nothing = np.full((1, 1), 255, np.uint8)
@@ -115,6 +139,11 @@ def evaluate(
         name = f"{step}_{config.eval.name}" if config.eval.name else str(step)
         _write(workdir / "eval", name, result, pictures)
     return result, pictures
+
+
+def _telling(example: dict) -> dict:
+    """The example with its label as the image's fourth channel."""
+    return {**example, "image": np.dstack([example["image"], example["label"]])}
 
 
 def _count(truth: np.ndarray, ids: np.ndarray, num_classes: int, boundary: bool) -> dict:

@@ -31,6 +31,17 @@ def make_forward(graph: nnx.GraphDef, data, dtype: jnp.dtype) -> Callable:
     return forward
 
 
+def make_told_forward(graph: nnx.GraphDef, data, dtype: jnp.dtype) -> Callable:
+    """`make_forward` of a network that is told the truth: labels are the images' fourth channel."""
+
+    def forward(weights: dict, images: jax.Array) -> jax.Array:
+        network = nnx.merge(graph, weights["params"], weights["stats"])
+        labels = images[..., 3].astype(jnp.int32)
+        return network(normalize(images[..., :3], data, dtype), labels=labels)[-1]
+
+    return forward
+
+
 def local_weights(state: dict) -> dict:
     """The parameters and statistics of a replicated state, on this process's devices alone.
 
@@ -56,9 +67,16 @@ class Inference:
         forward: `forward(weights, images (n, h, w, 3) uint8, sizes (n, 2)) -> logits
             (n, h, w, k)`; `sizes` are the (height, width) of what is not padding.
         confidence: whether to calculate the probability of the best class, too.
+        options: for the compiler, of `compilation.compiler_options`.
     """
 
-    def __init__(self, protocol: Protocol, forward: Callable, confidence: bool = False):
+    def __init__(
+        self,
+        protocol: Protocol,
+        forward: Callable,
+        confidence: bool = False,
+        options: dict[str, str] | None = None,
+    ):
         self.protocol, self.confidence = protocol, confidence
         # The sum of logits is divided by their number before a softmax; None: of probabilities.
         self._softness = total_weight(protocol) if protocol.combine == "logits" else None
@@ -69,8 +87,11 @@ class Inference:
             best = logits.argmax(-1).astype(jnp.uint8)
             return (best, _confidence(logits, self._softness)) if confidence else (best,)
 
-        self._labels = jax.jit(labels)
-        self._logits = jax.jit(lambda *inputs: jnp.moveaxis(forward(*inputs), -1, 1))
+        def planes(weights: dict, images: jax.Array, sizes: jax.Array) -> jax.Array:
+            return jnp.moveaxis(forward(weights, images, sizes), -1, 1)
+
+        self._labels = jax.jit(labels, compiler_options=options)
+        self._logits = jax.jit(planes, compiler_options=options)
 
     def run(self, weights: dict, images: np.ndarray, sizes: np.ndarray, at_size: bool):
         """Starts one batch on the devices.
@@ -98,13 +119,13 @@ class Inference:
         return (*found, None)[:2]
 
 
-def make_label_predictor(forward: Callable) -> Inference:
-    """`forward` on whole images as they are."""
-    return Inference(Protocol(), lambda weights, images, sizes: forward(weights, images))
-
-
 def under_protocol(
-    forward: Callable, protocol: Protocol, data, flip_pairs=(), confidence: bool = False
+    forward: Callable,
+    protocol: Protocol,
+    data,
+    flip_pairs=(),
+    confidence: bool = False,
+    options: dict[str, str] | None = None,
 ) -> Inference:
     """Any `forward(weights, images) -> logits` under a protocol.
 
@@ -123,7 +144,7 @@ def under_protocol(
         inside = (row < height) & (column < width)
         return whole(weights, jnp.where(inside, images.astype(jnp.float32), color))
 
-    return Inference(protocol, padded, confidence)
+    return Inference(protocol, padded, confidence, options)
 
 
 def _confidence(logits: jax.Array, softness: float | None) -> jax.Array:

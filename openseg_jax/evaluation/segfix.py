@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from openseg_jax.compilation import compiler_options
 from openseg_jax.data import boundaries
 from openseg_jax.evaluation import directions
 from openseg_jax.evaluation.inference import Inference, under_protocol
 from openseg_jax.evaluation.protocol import Protocol, prepare, total_weight
+from openseg_jax.models import segmenter
 from openseg_jax.models.resize import resize_bilinear
 from openseg_jax.preprocessing import compute_dtype, normalize
 
@@ -103,7 +105,8 @@ def make_inference(config, graph: nnx.GraphDef, forward_of: Callable = lambda f:
     protocol = dataclasses.replace(Protocol.of(config.eval), combine="logits")
     first = 0 if forward_of is direction_or_none else 2
     pairs = tuple((left + first, right + first) for left, right in FLIP_PAIRS)
-    return under_protocol(forward, protocol, config.data, pairs)
+    options = compiler_options(segmenter.high_resolution(config.model))
+    return under_protocol(forward, protocol, config.data, pairs, options=options)
 
 
 def direction_or_none(forward: Callable) -> Callable:

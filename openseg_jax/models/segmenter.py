@@ -133,8 +133,12 @@ def _widths_of_head(method: str, backbone: nnx.Module) -> tuple[int, ...]:
 
 def high_resolution(model) -> bool:
     """Whether the backbone of `config.model` is an HRNet."""
-    constructor = BACKBONES.get(model.backbone)
-    return getattr(constructor, "func", constructor).high_resolution
+    return getattr(_class(BACKBONES.get(model.backbone)), "high_resolution", False)
+
+
+def needs_labels(model) -> bool:
+    """Whether the head of `config.model` is told the ground truth."""
+    return getattr(_class(METHODS.get(model.method)), "needs_labels", False)
 
 
 def build(model, rng: Rng) -> Segmenter:
@@ -162,9 +166,9 @@ def _construct(model, key: str, known: dict, options: tuple[str, ...], defaults:
     name = model[key]
     if name not in known:
         raise UserError(f"config.model.{key}: {name!r} is unknown. {did_you_mean(name, known)}")
-    accepted = _parameters(known[name])
+    accepted = inspect.signature(_class(known[name]).__init__).parameters
     chosen = {option: model[option] for option in options if model[option] is not None}
-    for option in sorted(chosen.keys() - accepted):
+    for option in sorted(chosen.keys() - accepted.keys()):
         takes = ", ".join(option for option in options if option in accepted) or "none"
         raise UserError(
             f"config.model.{option} has no meaning for {key} {name}; leave it at None. "
@@ -173,10 +177,8 @@ def _construct(model, key: str, known: dict, options: tuple[str, ...], defaults:
     return partial(known[name], **{**defaults, **chosen})
 
 
-def _parameters(constructor) -> set[str]:
-    while isinstance(constructor, partial):
-        constructor = constructor.func
-    return set(inspect.signature(constructor.__init__).parameters)
+def _class(constructor):
+    return constructor.func if isinstance(constructor, partial) else constructor
 
 
 def graphs(network: Segmenter, frozen_norm: bool = False) -> tuple[dict, dict, dict]:

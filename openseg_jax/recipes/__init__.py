@@ -2,8 +2,8 @@
 
 There is a module for each data set, and `backbones` for what follows from the backbone. Comments
 name the original's files: `X.json` lies below its `configs/`, `run_X.sh` below its `scripts/`.
-Batch sizes and iterations are those of its README's tables; where the script behind a published
-checkpoint or number has others, these are the recipe `BACKBONE,published`.
+Batch sizes and iterations are those of its README's tables; where the scripts, and so the
+published checkpoints and numbers, have other values, these are the recipe `BACKBONE,published`.
 """
 
 from openseg_jax.recipes.backbones import nearest

@@ -37,9 +37,9 @@ class Backbone(NamedTuple):
 
 
 BACKBONES = {
-    # The original has a recipe for this backbone, but neither network nor weights. These are
-    # torchvision's; they were trained on RGB images, to which training has to adapt.
-    "mobilenet_v2": Backbone("mobilenet_v2", BGR_CAFFE, "mobilenet_v2-b0353104.pth"),
+    # The original has a recipe for this backbone (M_V2_D_8.json), but neither network nor weights.
+    # Its BGR input of 0 to 255 is not taken over: all public weights expect RGB.
+    "mobilenet_v2": Backbone("mobilenet_v2", RGB_IMAGENET, "mobilenet_v2-b0353104.pth"),
     **{f"resnet{depth}": Backbone("resnet101", BGR_CAFFE) for depth in (18, 34, 152)},
     "resnet50": Backbone("resnet101", BGR_CAFFE, "resnet50-imagenet.pth"),
     "resnet101": Backbone("resnet101", BGR_CAFFE, "resnet101-imagenet.pth"),

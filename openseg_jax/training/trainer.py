@@ -23,7 +23,7 @@ from openseg_jax.compilation import compiler_options
 from openseg_jax.data.pipeline import check_data, measured, training_batches
 from openseg_jax.errors import UserError
 from openseg_jax.evaluation import evaluator
-from openseg_jax.evaluation.inference import local_weights, make_forward, make_label_predictor
+from openseg_jax.evaluation.inference import local_weights
 from openseg_jax.models import segmenter
 from openseg_jax.parallel import REPLICATED, batch_specs, make_mesh, replicate, shard_batch
 from openseg_jax.preprocessing import compute_dtype, normalize
@@ -70,9 +70,7 @@ def train(config, workdir: Path, extend: bool = False) -> None:
                 logs.say(f"init_from {config.init_from}: {loaded}")
             if start:
                 logs.say(f"Going on from step {start} in {workdir}.")
-            predict = make_label_predictor(
-                make_forward(graphs["eval"], config.data, compute_dtype(config.dtype))
-            )
+            predict = evaluator.make_inference(config, graphs["eval"])
             run = Run(config, settings, workdir, mesh, graphs, predict, checkpoints, logs)
             _loop(run, state, batches)
 
@@ -232,7 +230,9 @@ def _evaluate(run: Run, state: dict, step: int) -> float:
                 logs.say(evaluator.table(result))
                 logs.say(f"report:   {report}\nscores:   {workdir / 'eval' / f'{step}.json'}")
                 logs.say(f"pictures: {workdir / 'eval' / str(step)}")
-    return float("nan") if result["miou"] is None else result["miou"]
+    # SegFix is chosen by its directions, as in the original.
+    score = result.get("direction_acc", result["miou"])
+    return float("nan") if score is None else score
 
 
 class StopSignal:
@@ -263,14 +263,14 @@ class StopSignal:
 def evaluate_only(config, workdir: Path) -> dict:
     """Evaluates the best checkpoint of a workdir once."""
     config_lib.validate(config)
-    network = segmenter.build(config.model, np.random.default_rng(config.seed))
+    network = segmenter.build(config.model, rng=None)
     params, stats, graphs = segmenter.graphs(network)
     folder = checkpoint.find(workdir)
     arrays, trained_with = checkpoint.load(folder)
     config_lib.check_same_network(trained_with, config_lib.to_dict(config))
     filled = checkpoint.fill({"params": params, "stats": stats}, arrays, str(folder))
     dtype = compute_dtype(config.dtype)
-    predict = make_label_predictor(make_forward(graphs["eval"], config.data, dtype))
+    predict = evaluator.make_inference(config, graphs["eval"])
     step = int(folder.name)
     start = time.perf_counter()
     result, _ = evaluator.evaluate(

@@ -89,7 +89,7 @@ def machine(dtype: str) -> dict:
     packages = ("jax", "jaxlib", "flax", "numpy", "torch")
     return {
         "device": device.device_kind if device.platform != "cpu" else _processor(),
-        "platform": device.platform,
+        "platform": jax.default_backend(),
         "cores": len(os.sched_getaffinity(0)),
         "torch_threads": torch.get_num_threads(),
         "python": platform.python_version(),
