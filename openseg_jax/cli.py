@@ -83,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     analyze = commands.add_parser("analyze", help="parameters, FLOPs and shapes of a network")
     analyze.add_argument("--config", required=True, help="FILE[:ARGUMENT]")
     analyze.add_argument("--size", default="1024x2048", help="of the image: HEIGHTxWIDTH")
+    help = "compile the train and eval steps, without weights or data: memory, collectives, fit"
+    analyze.add_argument("--preflight", action="store_true", help=help)
+    help = "of --preflight: cpu, gpu, tpu (of this machine, the default), or such as tpu-v5e:2x4"
+    analyze.add_argument("--target", default="", help=help)
+    help = "of --preflight: GiB of a device; default: its own, where known"
+    analyze.add_argument("--memory", type=float, metavar="GIB", help=help)
     analyze.set_defaults(run=_analyze)
 
     data = commands.add_parser("data", help="build, check and look at data sets")
@@ -144,14 +150,22 @@ def _convert(arguments) -> None:
     print(certificate)
 
 
-def _analyze(arguments) -> None:
-    from openseg_jax import analysis
+def _analyze(arguments) -> int | None:
     from openseg_jax.config import read_config
 
     try:
         height, width = map(int, arguments.size.split("x"))
     except ValueError as error:
         raise UserError(f"--size {arguments.size}: give HEIGHTxWIDTH, as 1024x2048.") from error
+    if arguments.preflight:
+        from openseg_jax.main import prepare_jax
+
+        prepare_jax(arguments.verbose)
+        from openseg_jax import preflight
+
+        return preflight.from_arguments(arguments, (height, width))
+    from openseg_jax import analysis
+
     model = read_config(arguments.config).model
     print(analysis.table(analysis.analyze(model, (height, width)), (height, width)))
 

@@ -1,0 +1,283 @@
+"""Whether a training will fit: its steps are compiled, but no weights or data are there.
+
+`openseg analyze --config FILE --preflight [--target tpu-v5e:2x4]`. The TPU compiler needs no TPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import sys
+import time
+from importlib import metadata
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding
+
+from openseg_jax import config as config_lib
+from openseg_jax.analysis import count_macs
+from openseg_jax.config import read_config
+from openseg_jax.errors import UserError
+from openseg_jax.evaluation import evaluator
+from openseg_jax.evaluation.protocol import prepare
+from openseg_jax.hlo import Buffer, collectives, largest_buffers
+from openseg_jax.models import segmenter
+from openseg_jax.parallel import IMAGES, PER_IMAGE, REPLICATED, batch_specs, make_mesh
+from openseg_jax.training.trainer import create_state, make_train_step
+
+GIB = 2**30
+# Of one device as JAX counts them, by its kind.
+TPU_MEMORY = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """The devices that a program is compiled for; they need not be here."""
+
+    devices: list
+    compiler: str
+    memory: int | None  # bytes of a device, where known
+
+    @property
+    def platform(self) -> str:
+        """cpu, gpu or tpu."""
+        return self.devices[0].platform
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a compiler says of a step; bytes and compiled FLOPs are those of one device."""
+
+    name: str
+    macs: int  # of convolutions and matrix products, as traced: on all devices
+    seconds: float  # of compiling
+    flops: float = math.nan
+    arguments: int = 0  # bytes of the state and the batch
+    temporary: int = 0  # bytes of all that lives only during the step
+    peak: int = 0  # bytes, of both and the results
+    collectives: dict[str, int] = dataclasses.field(default_factory=dict)
+    buffers: tuple[Buffer, ...] = ()
+    refused: str = ""  # the compiler's words, where it found no room in its memory
+
+
+def find_target(name: str) -> Target:
+    """The devices of `--target`: "" (those of this machine), cpu, gpu, tpu, or tpu-v5e:2x4."""
+    if name.startswith("tpu-"):
+        return _absent_tpu(name)
+    if name not in ("", "cpu", "gpu", "tpu"):
+        raise UserError(
+            f"--target {name}: use cpu, gpu or tpu for the devices of this machine, or a slice of "
+            "a TPU, such as tpu-v5e:2x4."
+        )
+    try:
+        devices = jax.devices(name or None)
+    except RuntimeError as error:
+        raise UserError(
+            f"--target {name}: JAX finds no {name.upper()} here ({str(error).splitlines()[0]}). "
+            "Install JAX for it on a machine that has one; only the TPU compiler works without: "
+            "--target tpu-v5e:2x4."
+        ) from error
+    first = devices[0]
+    memory = (first.memory_stats() or {}).get("bytes_limit") if first.platform != "cpu" else None
+    compiler = f"XLA:{first.platform.upper()} of jaxlib {metadata.version('jaxlib')}"
+    return Target(devices, f"{compiler} for {len(devices)} x {first.device_kind}", memory)
+
+
+def _absent_tpu(name: str) -> Target:
+    topology = name.removeprefix("tpu-")
+    # libtpu would ask the network which TPU this machine belongs to.
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    try:
+        version = metadata.version("libtpu")
+    except metadata.PackageNotFoundError:
+        raise UserError(
+            f"--target {name}: this needs the TPU compiler. Install it, of the age of your jaxlib, "
+            'with: pip install "jax[tpu]".'
+        ) from None
+    try:
+        devices = topologies.get_topology_desc(topology, platform="tpu").devices
+    except Exception as error:  # a bad name, or a libtpu that jaxlib does not go with
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(
+            f"--target {name}: libtpu {version} has no such TPU, or does not go with this jaxlib "
+            f"({reason}). Names are such as tpu-v5e:2x4 or tpu-v4:2x2x1."
+        ) from error
+    kind = devices[0].device_kind
+    compiler = f"XLA:TPU of libtpu {version} for {len(devices)} x {kind} ({topology}; none is here)"
+    return Target(list(devices), compiler, TPU_MEMORY.get(kind, 0) * GIB or None)
+
+
+def preflight(config, target: Target, image_size: tuple[int, int]) -> tuple[int, list[Cost]]:
+    """Compiles the train and the eval step of a config.
+
+    Args:
+        image_size: (height, width) of the images of the evaluation, as stored.
+
+    Returns:
+        the number of parameters, and the cost of each step.
+    """
+    config = for_target(config, target.platform)
+    state, graphs = abstract_state(config)
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state["params"]))
+    costs = [
+        _compile("train step", trace_train_step(config, target.devices, state, graphs["train"])),
+        _compile("eval step", trace_eval_step(config, target, state, graphs["eval"], image_size)),
+    ]
+    return parameters, costs
+
+
+def for_target(config, platform: str):
+    """A copy whose `dtype` is what "auto" will be there; checked as before a training."""
+    config_lib.validate(config)
+    config = config.copy_and_resolve_references()
+    if config.dtype == "auto":
+        config.dtype = "float32" if platform == "cpu" else "bfloat16"
+    return config
+
+
+def abstract_state(config) -> tuple[dict, dict]:
+    """The state of a training as shapes, and the graphs of `trainer.create_state`."""
+    network = segmenter.build(config.model, rng=None)
+    plain = config.copy_and_resolve_references()
+    plain.train.ema_decay, plain.dtype = 0.0, "float32"  # what would take memory
+    state, graphs = create_state(plain, network)
+    wide = config.dtype == "float64"
+
+    def shape(leaf) -> jax.ShapeDtypeStruct:
+        floating = np.issubdtype(leaf.dtype, np.floating)
+        return jax.ShapeDtypeStruct(leaf.shape, np.float64 if wide and floating else leaf.dtype)
+
+    state = jax.tree.map(shape, state)
+    if config.train.ema_decay:
+        state["average"] = {name: state[name] for name in ("params", "stats")}
+    return state, graphs
+
+
+def abstract_batch(config) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a batch of `data.pipeline.training_batches`, over all processes."""
+    images, size = config.train.batch_size, tuple(config.augment.crop)
+    batch = {
+        "image": jax.ShapeDtypeStruct((images, *size, 3), np.uint8),
+        "label": jax.ShapeDtypeStruct((images, *size), np.uint8),
+        "box": jax.ShapeDtypeStruct((images, 4), np.int32),
+        "brightness": jax.ShapeDtypeStruct((images,), np.int32),
+    }
+    if config.data.boundaries:
+        batch["distance"] = jax.ShapeDtypeStruct((images, *size), np.uint8)
+        batch["angle"] = jax.ShapeDtypeStruct((images, *size), np.int16)
+    return batch
+
+
+def trace_train_step(config, devices: list, state: dict, graph) -> jax.stages.Traced:
+    """The train step of `trainer`, for its state and batches on these devices."""
+    batch = abstract_batch(config)
+    rows = config.augment.crop[0]
+    mesh = make_mesh(config.mesh, config.train.batch_size, rows, devices)
+    return make_train_step(config, graph, mesh, batch_specs(batch)).trace(state, batch)
+
+
+def trace_eval_step(config, target: Target, state: dict, graph, image_size) -> jax.stages.Traced:
+    """The eval step of `evaluator`, for one batch of images on the devices of one process."""
+    inference = evaluator.make_inference(config, graph)
+    devices = [device for device in target.devices if device.process_index == 0]
+    mesh = Mesh(np.reshape(devices, (-1, 1)), ("data", "height"), axis_types=(AxisType.Auto,) * 2)
+    wanted = config.eval.batch_size or (1 if target.platform == "cpu" else 4)
+    images = -(-wanted // len(devices)) * len(devices)
+    channels = 4 if segmenter.needs_labels(config.model) else 3
+    prepared, size = prepare(inference.protocol, np.zeros((*image_size, 3), np.uint8))
+
+    def on_mesh(shape, dtype, spec) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+    weights = {
+        name: jax.tree.map(lambda leaf: on_mesh(leaf.shape, leaf.dtype, REPLICATED), state[name])
+        for name in ("params", "stats")
+    }
+    program = inference._labels if size == image_size else inference._logits
+    return program.trace(
+        weights,
+        on_mesh((images, *prepared.shape[:2], channels), jnp.uint8, IMAGES),
+        on_mesh((images, 2), jnp.int32, PER_IMAGE),
+    )
+
+
+def _compile(name: str, traced: jax.stages.Traced) -> Cost:
+    macs, start = count_macs(traced.jaxpr.jaxpr), time.perf_counter()
+    try:
+        compiled = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        refused = str(error).strip().splitlines()[0]
+        return Cost(name, macs, time.perf_counter() - start, refused=refused)
+    seconds = time.perf_counter() - start
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    arguments = memory.argument_size_in_bytes
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Cost(
+        name,
+        macs,
+        seconds,
+        flops=compiled.cost_analysis().get("flops", math.nan),
+        arguments=arguments,
+        temporary=memory.temp_size_in_bytes,
+        peak=arguments + results + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
+        collectives=collectives(text),
+        buffers=tuple(largest_buffers(text, 5)),
+    )
+
+
+def fits(cost: Cost, memory: int) -> bool:
+    """Whether a step runs in so many bytes of memory a device."""
+    return not cost.refused and cost.peak <= memory
+
+
+def table(parameters: int, costs: list[Cost], target: Target, memory: int | None) -> str:
+    """The preflight as text, for the terminal."""
+    lines = [f"compiled by {target.compiler}"]
+    if target.platform == "cpu":
+        lines.append("memory on CPU is an estimate: the true peak is higher, as XLA undercounts it")
+    lines.append(f"parameters: {parameters:,}")
+    for cost in costs:
+        lines += ["", *_describe(cost)]
+        if memory:
+            verdict = "fits into" if fits(cost, memory) else "DOES NOT FIT into"
+            lines.append(f"  {verdict} {memory / GIB:.1f} GiB a device")
+    if not memory:
+        lines += ["", "Whether it fits: give --memory, the GiB of a device."]
+    return "\n".join(lines)
+
+
+def _describe(cost: Cost) -> list[str]:
+    whole = f"  {2 * cost.macs / 1e9:,.1f} GFLOP in convolutions and matrix products, all devices"
+    lines = [f"{cost.name}, compiled in {cost.seconds:.0f} s", whole]
+    if cost.refused:
+        return [*lines, f"  the compiler found no room: {cost.refused}"]
+    kinds = ", ".join(f"{count} {kind}" for kind, count in cost.collectives.items())
+    lines += [
+        f"  {cost.flops / 1e9:,.1f} GFLOP a device by the compiler's count, loops counted once",
+        f"  peak memory a device {cost.peak / GIB:.2f} GiB: arguments {cost.arguments / GIB:.2f}, "
+        f"temporary {cost.temporary / GIB:.2f}",
+        f"  collectives: {kinds or 'none'}",
+        "  largest buffers, MiB a device:",
+    ]
+    return lines + [
+        f"  {buffer.size / 2**20:10.1f}  {buffer.array} {buffer.opcode}  {buffer.source}"
+        for buffer in cost.buffers
+    ]
+
+
+def from_arguments(arguments, image_size: tuple[int, int]) -> int:
+    """`openseg analyze --preflight`; exit code 1 where the steps do not fit."""
+    config = read_config(arguments.config)
+    target = find_target(arguments.target)
+    memory = int(arguments.memory * GIB) if arguments.memory else target.memory
+    parameters, costs = preflight(config, target, image_size)
+    print(table(parameters, costs, target, memory))
+    return int(bool(memory) and not all(fits(cost, memory) for cost in costs))
