@@ -6,6 +6,7 @@ from flax import nnx
 
 from openseg_jax.bridge.names import backbone_variables
 from openseg_jax.bridge.pretrained import fill_backbone
+from openseg_jax.bridge.reference import reference_config
 from openseg_jax.bridge.torch_files import read_checkpoint, write_checkpoint
 from openseg_jax.config import default_config
 from openseg_jax.errors import UserError
@@ -93,3 +94,69 @@ def test_our_own_checkpoint_fills_everything(uninterrupted, tmp_path):
     config.num_classes = 7
     with pytest.raises(UserError, match="head.classifier.kernel"):
         initialize_from(str(uninterrupted[0]), segmenter.build(config, np.random.default_rng(5)))
+
+
+def numbered(targets):
+    """Every array of a backbone, each filled with its own number, by our key and torch's axes."""
+    arrays = {}
+    for index, (key, variable) in enumerate(targets.items()):
+        array = np.full(variable.get_value().shape, index + 1, np.float32)
+        arrays[key] = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+    return arrays
+
+
+TORCHVISION = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
+TORCHVISION_FIRST = {"0": "0.0", "1": "0.1", "3": "1", "4": "2"}
+TIMM = {"0": "conv_pw", "1": "bn1", "3": "conv_dw", "4": "bn2", "6": "conv_pwl", "7": "bn3"}
+TIMM_FIRST = {"0": "conv_dw", "1": "bn1", "3": "conv_pw", "4": "bn2"}
+BLOCKS = [(0, 0)] + [(s, i) for s, n in enumerate((2, 3, 4, 3, 3, 1), 1) for i in range(n)]
+
+
+def torchvision_key(key):
+    if ".conv." not in key:
+        return key
+    _, block, _, layer, leaf = key.split(".")
+    place = (TORCHVISION_FIRST if block == "1" else TORCHVISION)[layer]
+    return f"features.{block}.conv.{place}.{leaf}"
+
+
+def timm_key(key):
+    if ".conv." not in key:
+        return key.replace("features.0.0.", "conv_stem.").replace("features.0.1.", "bn1.")
+    _, block, _, layer, leaf = key.split(".")
+    stage, index = BLOCKS[int(block) - 1]
+    return f"blocks.{stage}.{index}.{(TIMM if stage else TIMM_FIRST)[layer]}.{leaf}"
+
+
+def without_stem(key):
+    return key.removeprefix("resinit.")
+
+
+@pytest.mark.parametrize(
+    "backbone,rename,extra",
+    [
+        ("mobilenet_v2", torchvision_key, "classifier.1.weight"),
+        ("mobilenet_v2", timm_key, "conv_head.weight"),
+        ("resnet18", without_stem, "fc.weight"),
+        ("resnet18_7x7", without_stem, "fc.weight"),
+        ("hrnet_w18", str, "incre_modules.0.0.conv1.weight"),
+        ("hrnet_w18", lambda key: f"model.{key}", "model.classifier.weight"),
+        ("wide_resnet16", lambda key: f"module.{key}", "module.classifier.fc.weight"),
+    ],
+)
+def test_files_of_every_layout_fill_a_backbone(backbone, rename, extra):
+    model = reference_config("fcnet", "resnet18", 2)
+    model.update(backbone=backbone, output_stride=None)
+    network = segmenter.build(model, None)
+    world = "inplace_abn" if backbone.startswith("wide") else "bn"
+    targets = backbone_variables(network.backbone, world)
+    arrays = numbered(targets)
+    state = {rename(key): array for key, array in arrays.items()}
+    state[extra] = np.zeros((5, 7), np.float32)
+    report = fill_backbone(network.backbone, state, "bn")
+    assert report.complete and len(report.unused) == 1
+    for key, variable in targets.items():
+        scale = key.endswith(".weight") and arrays[key].ndim == 1
+        # The activated batch norm scales by |weight| + 1e-5, which the plain one has to be told.
+        expected = arrays[key].ravel()[0] + (1e-5 if world == "inplace_abn" and scale else 0)
+        np.testing.assert_allclose(variable.get_value(), expected, rtol=1e-7)

@@ -320,3 +320,19 @@ def test_evaluating_with_another_network_or_normalisation_is_refused():
     wanted["model"]["norm"] = "inplace_abn"
     with pytest.raises(UserError, match="data.mean.*\n.*model.norm: 'bn' -> 'inplace_abn'"):
         config_lib.check_same_network(trained, wanted)
+
+
+@pytest.mark.slow
+def test_bfloat16_trains_with_float32_weights(uninterrupted, toy_data, environment, tmp_path):
+    done = run(tmp_path / "half", 6, environment, more=["--config.dtype=bfloat16"])
+    assert done.returncode == 0, done.stderr
+    state = final_state(tmp_path / "half", 6)
+    floats = [array for array in state.values() if array.dtype.kind == "f"]
+    assert floats and all(array.dtype == np.float32 for array in floats)
+    losses = [
+        [json.loads(line).get("loss") for line in (workdir / "metrics.jsonl").open()]
+        for workdir in (tmp_path / "half", uninterrupted[0])
+    ]
+    half, full = ([loss for loss in each if loss is not None] for each in losses)
+    assert half != full
+    assert half[0] == pytest.approx(full[0], rel=0.02)

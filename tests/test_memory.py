@@ -1,0 +1,36 @@
+"""How much memory a large image takes, as the system sees it."""
+
+import subprocess
+import sys
+
+import pytest
+
+OCNET = """
+import resource
+import jax, jax.numpy as jnp, numpy as np
+from flax import nnx
+from openseg_jax.bridge.reference import reference_config
+from openseg_jax.models import segmenter
+
+model = reference_config("base_ocnet", "deepbase_resnet101_dilated8", 19)
+network = segmenter.build(model, np.random.default_rng(0))
+params, stats, graphs = segmenter.graphs(network)
+params, stats = jax.device_put((params, stats))
+image = jnp.zeros((1, 1024, 2048, 3)).block_until_ready()
+run = jax.jit(lambda params, stats, x: nnx.merge(graphs["eval"], params, stats)(x)[-1])
+pages = int(open("/proc/self/statm").read().split()[1])
+before = pages * resource.getpagesize()
+run(params, stats, image).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_ocnet_on_a_whole_cityscapes_image_stays_below_4_gb(environment):
+    """Its 33,153 x 33,153 attention matrix alone would take 4.4 GB."""
+    done = subprocess.run(
+        [sys.executable, "-c", OCNET], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 4e9
