@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from openseg_jax import __version__
+from openseg_jax import __version__, certificate
 from openseg_jax import config as config_lib
 from openseg_jax.bridge import safetensors
 from openseg_jax.bridge.reference import (
     MODELS,
     original_names,
     reference_config,
-    reference_outputs,
 )
 from openseg_jax.bridge.state_dict import (
     Origin,
@@ -32,8 +30,6 @@ from openseg_jax.models import segmenter
 from openseg_jax.training import checkpoint
 
 PASSENGERS = "passengers.safetensors"
-GOLDENS = Path(__file__).parent / "goldens.json"
-FINGERPRINT_SIZE = (97, 129)
 
 # What the original's recipes feed their backbones; HRNet's are BGR with means ordered as RGB.
 CAFFE = dict(
@@ -76,12 +72,11 @@ def torch_to_flax(
     network = segmenter.build(config.model, rng=None)
     report = load_state_dict(network, file.tensors)
     unchanged = _same(to_state_dict(network), file.tensors)
-    fingerprint = fingerprint_of(network)
+    fingerprint = certificate.fingerprint_of(network)
     facts = _facts(source, file, config, report, unchanged, fingerprint)
     _save(network, out, config, facts)
-    text = certificate(facts)
-    (out / "certificate.txt").write_text(text)
-    return text
+    (out / "certificate.txt").write_text(certificate.text(facts))
+    return certificate.text(facts)
 
 
 def flax_to_torch(source: Path, out: Path) -> str:
@@ -100,7 +95,7 @@ def flax_to_torch(source: Path, out: Path) -> str:
     write_checkpoint(out, state, _config_dict(config))
     return (
         f"{out}: {len(state)} keys of {' on '.join(original_names(config.model))} "
-        f"with {NORMS[config.model.norm]}"
+        f"with {certificate.NORMS[config.model.norm]}"
     )
 
 
@@ -159,10 +154,6 @@ def _describe_classes(config: ConfigDict, dataset: str | None) -> None:
     )
 
 
-NORMS = {
-    "bn": "plain batch norm and ReLU (bn)",
-    "inplace_abn": "in-place activated batch norm: |w| + 1e-5, leaky ReLU 0.01 (inplace_abn)",
-}
 # The original's names of data sets, and ours.
 DATASETS = {
     "cityscapes": "cityscapes",
@@ -199,29 +190,6 @@ def _same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> bool:
     )
 
 
-def fingerprint_of(network: segmenter.Segmenter) -> list[float]:
-    """The first logits, at the centre, of an input that needs no file; see `TORCH_LINES`."""
-    height, width = FINGERPRINT_SIZE
-    x = np.arange(3 * height * width).reshape(1, 3, height, width) * 7919 % 256
-    labels = np.zeros((1, height, width), np.int64) if network.needs_labels else None
-    y = reference_outputs(network, (x / 128 - 1).astype(np.float32), labels)[-1]
-    return [round(float(v), 5) for v in y[0, :5, y.shape[2] // 2, y.shape[3] // 2]]
-
-
-TORCH_LINES = """\
-import torch
-# model = the network as your own code builds it, with this file's weights loaded
-model = model.cpu().float().eval()
-x = torch.arange(3 * 97 * 129).reshape(1, 3, 97, 129) * 7919 % 256
-x = x.float() / 128 - 1
-with torch.no_grad():
-    y = model(x)
-y = y if torch.is_tensor(y) else y[-1]
-center = y[0, :5, y.shape[2] // 2, y.shape[3] // 2]
-print([round(v, 5) for v in center.tolist()])
-"""
-
-
 def _facts(source, file, config, report, unchanged, fingerprint) -> dict:
     return {
         "source": source.name,
@@ -236,57 +204,11 @@ def _facts(source, file, config, report, unchanged, fingerprint) -> dict:
         "mapped": len(report.mapped),
         "passengers": list(report.passengers),
         "round_trip": unchanged,
-        "golden": golden_record(config.model),
+        "golden": certificate.golden_record(config.model),
         "fingerprint": fingerprint,
         "version": __version__,
         "jax": jax.__version__,
     }
-
-
-def golden_record(model) -> str:
-    """What `tests/golden.py --write` recorded of this network and norm, in words.
-
-    Args:
-        model: `config.model`.
-    """
-    if not GOLDENS.is_file():
-        return "not recorded"
-    prefix = "eval/" + "__".join(original_names(model)) + "__"
-    activated = model.norm == "inplace_abn"
-    cases = {
-        name: case
-        for name, case in json.loads(GOLDENS.read_text())["cases"].items()
-        if name.startswith(prefix) and name.endswith("__abn") == activated
-    }
-    if not cases:
-        return "not recorded"
-    name, case = max(cases.items(), key=lambda item: item[1]["error_over_tolerance"])
-    verdict = "passed" if all(case["passed"] for case in cases.values()) else "FAILED"
-    return (
-        f"{verdict}: {len(cases)} cases, at most {case['error_over_tolerance']} "
-        f"of the allowed error in {name} (version {case['version']}, commit {case['commit']})"
-    )
-
-
-def certificate(facts: dict) -> str:
-    """The certificate as text."""
-    passengers = len(facts["passengers"])
-    return f"""\
-Converted by openseg_jax {facts["version"]}
-
-file         {facts["source"]} ({facts["format"]})
-sha256       {facts["sha256"]}
-network      {facts["method"]} on {facts["backbone"]}, {facts["classes"]} classes
-data set     {facts["dataset"] or "not known"}
-norm         {NORMS[facts["norm"]]}
-keys         {facts["keys"]}: {facts["mapped"]} mapped, {passengers} carried, 0 missing, 0 unused
-round trip   {"every key, dtype and byte comes back" if facts["round_trip"] else "NOT EXACT"}
-goldens      {facts["golden"]}
-fingerprint  {facts["fingerprint"]}
-
-The same five numbers from your own PyTorch code, to about 1e-4:
-
-{TORCH_LINES}"""
 
 
 def _save(network: segmenter.Segmenter, out: Path, config: ConfigDict, facts: dict) -> None:

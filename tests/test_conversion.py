@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import openseg_jax
-from openseg_jax import analysis, conversion
+from openseg_jax import analysis, certificate
 from openseg_jax.bridge import (
     build_reference_model,
     load_state_dict,
@@ -269,8 +269,8 @@ def test_analyze_prints_it(openseg):
 
 def test_a_certificate_quotes_the_recorded_goldens(tmp_path, monkeypatch):
     model = reference_config("hrnet_w48_ocr", "hrnet48", 19)
-    monkeypatch.setattr(conversion, "GOLDENS", tmp_path / "goldens.json")
-    assert conversion.golden_record(model) == "not recorded"
+    monkeypatch.setattr(certificate, "GOLDENS", tmp_path / "goldens.json")
+    assert certificate.golden_record(model) == "not recorded"
     case = {"passed": True, "error_over_tolerance": 0.2, "version": "1", "commit": "abc"}
     record = {
         "eval/hrnet_w48_ocr__hrnet48__c19": case,
@@ -278,6 +278,6 @@ def test_a_certificate_quotes_the_recorded_goldens(tmp_path, monkeypatch):
         "eval/hrnet_w48_ocr_b__hrnet48__c19": {**case, "error_over_tolerance": 0.9},
     }
     (tmp_path / "goldens.json").write_text(json.dumps({"cases": record}))
-    assert conversion.golden_record(model).startswith("passed: 1 cases, at most 0.2")
+    assert certificate.golden_record(model).startswith("passed: 1 cases, at most 0.2")
     model.norm = "inplace_abn"
-    assert conversion.golden_record(model).startswith("FAILED")
+    assert certificate.golden_record(model).startswith("FAILED")
