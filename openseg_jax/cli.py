@@ -57,6 +57,15 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--force", action="store_true", help="even if their protocols are unlike")
     compare.set_defaults(run=_compare)
 
+    explain = commands.add_parser("explain", help="show what the context of a pixel is made of")
+    explain.add_argument("image", metavar="IMAGE")
+    explain.add_argument("--checkpoint", required=True, help="a workdir, or one checkpoint in it")
+    explain.add_argument("--point", default="", help="row,column of the pixel; default: the middle")
+    explain.add_argument(
+        "--out", type=Path, default=Path("explain.png"), help="default: %(default)s"
+    )
+    explain.set_defaults(run=_explain)
+
     segfix = commands.add_parser("segfix", help="refine the boundaries of any label maps")
     segfix.add_argument("labels", type=Path, help="folder of label PNGs, ids of any data set")
     segfix.add_argument("--out", required=True, type=Path, help="folder for the results")
@@ -98,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write report.html of a workdir anew")
     report.add_argument("workdir", type=Path)
     report.set_defaults(run=_report)
-    for command in (predict, compare, segfix, convert, analyze, report, *data_commands):
+    for command in (predict, compare, explain, segfix, convert, analyze, report, *data_commands):
         command.add_argument("--verbose", action="store_true", help="show tracebacks")
     return parser
 
@@ -117,6 +126,15 @@ def _compare(arguments) -> None:
 
     results = (compare.read(path) for path in (arguments.first, arguments.second))
     print(compare.compare(*results, arguments.force))
+
+
+def _explain(arguments) -> None:
+    from openseg_jax.main import prepare_jax
+
+    prepare_jax(arguments.verbose)
+    from openseg_jax import explain
+
+    explain.from_arguments(arguments)
 
 
 def _segfix(arguments) -> int:

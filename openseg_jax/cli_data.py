@@ -47,6 +47,11 @@ def add_commands(actions) -> list[argparse.ArgumentParser]:
     listing = actions.add_parser("list", help="the data sets we know")
     listing.set_defaults(run=_list)
 
+    toy = actions.add_parser("toy", help="write a miniature of a data set, to try the whole path")
+    toy.add_argument("name", help="of the catalogue")
+    toy.add_argument("--out", required=True, type=Path, help="new folder, as its provider has it")
+    toy.set_defaults(run=_toy)
+
     init = actions.add_parser("init", help="describe your own folder of images and masks")
     init.add_argument("folder", type=Path)
     init.add_argument("--name", default="", help="of the data set; default: the folder's")
@@ -69,7 +74,7 @@ def add_commands(actions) -> list[argparse.ArgumentParser]:
     show.set_defaults(run=_show)
     for command in (check, show):
         command.add_argument("--dir", default="", help="built data sets; default: $OPENSEG_DATA")
-    return [build, listing, init, check, show]
+    return [build, listing, toy, init, check, show]
 
 
 def _build(arguments) -> None:
@@ -98,6 +103,19 @@ def _list(arguments) -> None:
     for name in catalog.names():
         dataset = catalog.get(name)
         print(f"{name:24} {dataset.num_classes:3} classes  {dataset.title}")
+
+
+def _toy(arguments) -> None:
+    from openseg_jax.data.toy import miniatures
+
+    name, out = miniatures.write(arguments.name, arguments.out), arguments.out
+    built = out.with_name(f"{out.name}_built")  # not among the real ones
+    print(
+        f"Wrote {out}: a few drawn pictures in the layout of {name}. Then\n"
+        f"  openseg data build {name} --source {out} --out {built}\n"
+        f"  openseg data show {arguments.name} --dir {built}\n"
+        f"and any config of it reads that with --config.data.dir={built}"
+    )
 
 
 def _init(arguments) -> None:

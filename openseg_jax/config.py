@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 from pathlib import Path
 
@@ -148,6 +149,9 @@ def default_config() -> ConfigDict:
             ema_decay=0.0,  # evaluate and predict with averaged weights, such as 0.999; 0: do not
             freeze_norm=False,  # batch norm keeps the statistics it starts with
             frozen=(),  # parts that do not train, by the start of their names: "backbone.layer1"
+            # Steps in a row whose loss or gradient is not finite that are skipped, leaving all
+            # weights as they are, before one more stops the run.
+            skip_nonfinite=0,
         )
     )
     config.eval = ConfigDict(
@@ -223,11 +227,17 @@ def validate(config: ConfigDict) -> None:
         "data.palette",
         f"give a colour for each of the {len(config.data.classes)} data.classes.",
     )
+    require(
+        all(train_id < classes or train_id == 255 for _, train_id in config.data.label_map),
+        "data.label_map",
+        f"train ids are 0 to {classes - 1}, or 255 for what is ignored.",
+    )
     _validate_augment(config.augment, require)
     _validate_eval(config.eval, require)
     require(config.data.workers >= 0, "data.workers", "it may not be negative.")
     require(config.train.keep_checkpoints > 0, "train.keep_checkpoints", "it must be positive.")
     require(0 <= config.train.ema_decay < 1, "train.ema_decay", "use 0, or a number below 1.")
+    require(config.train.skip_nonfinite >= 0, "train.skip_nonfinite", "it may not be negative.")
     require(config.mesh.height > 0, "mesh.height", "it must be positive.")
     strides = (None, 8, 16, 32)
     require(config.model.output_stride in strides, "model.output_stride", "use 8, 16 or 32.")
@@ -254,7 +264,8 @@ def _validate_loss(config: ConfigDict, require) -> None:
         "loss.class_weights",
         f"give {config.model.num_classes} numbers, one a class, or none.",
     )
-    require(min(weights, default=0) >= 0, "loss.class_weights", "they may not be negative.")
+    finite = all(0 <= weight < math.inf for weight in weights)
+    require(finite, "loss.class_weights", "they may not be negative, or infinite.")
     require(not weights or max(weights) > 0, "loss.class_weights", "one must be positive.")
     for key in ("aux_weight", "edge_weight", "segfix_max_distance", "dice_weight", "lovasz_weight"):
         require(loss[key] >= 0, f"loss.{key}", "it may not be negative.")
@@ -279,7 +290,8 @@ def _validate_optimizer(config: ConfigDict, require) -> None:
     for key, known in choices.items():
         require(optimizer[key] in known, f"optimizer.{key}", f"use one of {', '.join(known)}.")
     for key in ("learning_rate", "step_size", "gamma", "poly_power"):
-        require(optimizer[key] > 0, f"optimizer.{key}", "it must be positive.")
+        works = 0 < optimizer[key] < math.inf
+        require(works, f"optimizer.{key}", "it must be positive, and finite.")
     for key in ("head_lr_multiplier", "weight_decay", "clip_norm", "warmup_steps"):
         require(optimizer[key] >= 0, f"optimizer.{key}", "it may not be negative.")
     require(0 <= optimizer.momentum < 1, "optimizer.momentum", "use 0 <= momentum < 1.")
@@ -338,11 +350,35 @@ def _validate_augment(augment: ConfigDict, require) -> None:
         require(len(value) == 2 and min(value) > 0, f"augment.{key}", "give (height, width).")
     for key in ("brightness", "hue", "rotate", "max_side", "resize_min_side", "resize_max_side"):
         require(augment[key] >= 0, f"augment.{key}", "it may not be negative.")
+    largest = _longest_side(augment)
+    require(
+        augment.align != "pad" or max(augment.crop) <= largest,
+        "augment.crop",
+        f"no image is longer than {largest:.0f} pixels after the resizing of config.augment, so "
+        "all examples would be padded. Use a smaller crop, or larger images.",
+    )
     for key in ("flip", "probability"):
         require(0 <= augment[key] <= 1, f"augment.{key}", "give a probability, 0 to 1.")
     methods = ("random", "center", "grid")
     for key, known in (("crop_method", methods), ("align", ALIGN), ("pad", PAD)):
         require(augment[key] in known, f"augment.{key}", f"use one of {', '.join(known)}.")
+
+
+def _longest_side(augment: ConfigDict) -> float:
+    """Of any image after the steps of `augment`; infinite where that depends on the images."""
+    if "pad" in augment.steps:
+        return math.inf
+    longest = math.inf
+    if "resize" in augment.steps:
+        if augment.resize:
+            longest = max(augment.resize)
+        elif augment.resize_max_side and not augment.resize_min_side:
+            longest = augment.resize_max_side
+    if "random_resize" in augment.steps:
+        stretch = math.sqrt(max(augment.aspect[1], 1 / augment.aspect[0]))
+        longest = (max(augment.bound) if augment.bound else longest * augment.scale[1]) * stretch
+    bounded = "random_resize" in augment.steps or ("resize" in augment.steps and not augment.resize)
+    return min(longest, augment.max_side or math.inf) if bounded else longest
 
 
 def _validate_eval(settings: ConfigDict, require) -> None:
@@ -383,6 +419,7 @@ MAY_CHANGE = (
     "train.eval_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "train.skip_nonfinite",
     "eval.batch_size",
     "eval.pictures",
     "eval.name",

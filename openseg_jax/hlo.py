@@ -46,12 +46,12 @@ def collectives(text: str) -> dict[str, int]:
 
 
 def largest_buffers(text: str, count: int) -> list[Buffer]:
-    """The largest results of instructions; what looks the same is named once.
+    """The largest results of instructions, one of each shape.
 
     They need not live at the same time. What a fusion calculates inside has no buffer.
     """
     inside = set(CALLED.findall(text))
-    frames, found, skipped = _Frames(text), set(), True
+    frames, found, skipped = _Frames(text), {}, True
     for line in text.splitlines():
         if header := COMPUTATION.match(line):
             skipped = header["name"] in inside
@@ -60,8 +60,10 @@ def largest_buffers(text: str, count: int) -> list[Buffer]:
             continue
         for array in ARRAY.finditer(match["type"]):
             name = f"{array['dtype']}[{array['shape']}]"
-            found.add(Buffer(_size(**array.groupdict()), name, match["opcode"], frames.of(line)))
-    return sorted(found, reverse=True)[:count]
+            size = _size(**array.groupdict())
+            if name not in found or size > found[name].size:
+                found[name] = Buffer(size, name, match["opcode"], frames.of(line))
+    return sorted(found.values(), reverse=True)[:count]
 
 
 def _size(dtype: str, shape: str, layout: str | None) -> int:
@@ -96,12 +98,12 @@ class _Frames:
         }
 
     def of(self, line: str, depth: int = 3) -> str:
-        """The innermost `depth` lines behind an instruction: `layers.py:97 < resnet.py:80`."""
+        """The innermost line of each of `depth` files behind an instruction, innermost first."""
         match = re.search(r"stack_frame_id=(\d+)", line)
-        frame, names = match[1] if match else "", []
+        frame, names = match[1] if match else "", {}
         while frame in self._frames and len(names) < depth:
             place, parent = self._frames[frame]
             file, number = self._places.get(place, ("", ""))
-            names.append(f"{PurePath(self._files.get(file, '?')).name}:{number}")
+            names.setdefault(PurePath(self._files.get(file, "?")).name, number)
             frame = "" if parent == frame else parent
-        return " < ".join(names)
+        return " < ".join(f"{file}:{number}" for file, number in names.items())

@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
-import sys
 import time
 from importlib import metadata
 
@@ -90,9 +88,10 @@ def find_target(name: str) -> Target:
 
 def _absent_tpu(name: str) -> Target:
     topology = name.removeprefix("tpu-")
-    # libtpu would ask the network which TPU this machine belongs to.
+    # Else libtpu asks the network which TPU this machine belongs to, and serves one process.
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
         version = metadata.version("libtpu")
     except metadata.PackageNotFoundError:
@@ -125,11 +124,18 @@ def preflight(config, target: Target, image_size: tuple[int, int]) -> tuple[int,
     config = for_target(config, target.platform)
     state, graphs = abstract_state(config)
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state["params"]))
+    train = trace_train_step(config, target.devices, state, graphs["train"])
+    evaluation = trace_eval_step(config, target, state, graphs["eval"], image_size)
     costs = [
-        _compile("train step", trace_train_step(config, target.devices, state, graphs["train"])),
-        _compile("eval step", trace_eval_step(config, target, state, graphs["eval"], image_size)),
+        _compile(f"train step of {_images(train.args_info[0][1]['image'])}", train),
+        _compile(f"eval step of {_images(evaluation.args_info[0][1])}", evaluation),
     ]
     return parameters, costs
+
+
+def _images(batch) -> str:
+    images, height, width = batch.shape[:3]
+    return f"{images} images of {height}x{width}"
 
 
 def for_target(config, platform: str):
@@ -145,15 +151,9 @@ def abstract_state(config) -> tuple[dict, dict]:
     """The state of a training as shapes, and the graphs of `trainer.create_state`."""
     network = segmenter.build(config.model, rng=None)
     plain = config.copy_and_resolve_references()
-    plain.train.ema_decay, plain.dtype = 0.0, "float32"  # what would take memory
+    plain.train.ema_decay = 0.0  # averages are copies, which would take memory
     state, graphs = create_state(plain, network)
-    wide = config.dtype == "float64"
-
-    def shape(leaf) -> jax.ShapeDtypeStruct:
-        floating = np.issubdtype(leaf.dtype, np.floating)
-        return jax.ShapeDtypeStruct(leaf.shape, np.float64 if wide and floating else leaf.dtype)
-
-    state = jax.tree.map(shape, state)
+    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
     if config.train.ema_decay:
         state["average"] = {name: state[name] for name in ("params", "stats")}
     return state, graphs
@@ -263,7 +263,7 @@ def _describe(cost: Cost) -> list[str]:
     lines += [
         f"  {cost.flops / 1e9:,.1f} GFLOP a device by the compiler's count, loops counted once",
         f"  peak memory a device {cost.peak / GIB:.2f} GiB: arguments {cost.arguments / GIB:.2f}, "
-        f"temporary {cost.temporary / GIB:.2f}",
+        f"temporary {cost.temporary / GIB:.2f}, rest results and program",
         f"  collectives: {kinds or 'none'}",
         "  largest buffers, MiB a device:",
     ]

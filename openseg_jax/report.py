@@ -106,7 +106,19 @@ def comparison_panel(
         share = np.mean(prediction[counted] != truth[counted]) if counted.any() else 0.0
         errors = _error_map(resized, small_prediction, small_truth)
         tiles.append((f"errors {100 * share:.1f} %", errors))
-    captioned = [_captioned(tile, caption) for caption, tile in tiles]
+    return side_by_side(tiles, max_width)
+
+
+def side_by_side(tiles: Sequence[tuple[str, np.ndarray]], max_width: int = 480) -> np.ndarray:
+    """Pictures of one size in a row, each with its caption above: `(H, W, 3)` uint8 RGB.
+
+    Args:
+        tiles: captions, and pictures `(h, w, 3)` uint8 RGB.
+        max_width: width of one tile in pixels, at most.
+    """
+    captioned = [
+        _captioned(_resize(tile, max_width, cv2.INTER_AREA), caption) for caption, tile in tiles
+    ]
     gap = np.full((len(captioned[0]), 4, 3), PAPER, np.uint8)
     parts = [part for tile in captioned for part in (tile, gap)]
     return np.concatenate(parts[:-1], axis=1)

@@ -7,15 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
-import miniatures
 import numpy as np
 import pytest
-from miniatures import NATIVE, SIZE, ids, image, mat, packed, png
+from miniatures import ids, image, packed
 from PIL import Image
 
+from openseg_jax import cli
 from openseg_jax.data import builder, catalog
 from openseg_jax.data.built import Split
 from openseg_jax.data.dataset import IGNORE
+from openseg_jax.data.toy import miniatures
+from openseg_jax.data.toy.files import SIZE, write_mat, write_png
+from openseg_jax.data.toy.miniatures import NATIVE
 from openseg_jax.errors import UserError
 
 
@@ -41,8 +44,11 @@ def assert_reads(name: str, source: Path, expected: dict) -> dict:
     return found
 
 
+PACKED = sorted(NATIVE.keys() - {"camvid"})  # CamVid is a folder of a repository
+
+
 @pytest.mark.parametrize("how", ["folder", "zip", "nested zips", "tar", "tar.gz"])
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", PACKED)
 def test_reads_what_providers_ship(tmp_path, name, how):
     root = tmp_path / "source"
     root.mkdir()
@@ -50,7 +56,7 @@ def test_reads_what_providers_ship(tmp_path, name, how):
     assert_reads(name, packed(root, how), expected)
 
 
-@pytest.mark.parametrize("name", sorted(NATIVE.keys() - {"coco_stuff_164k"}))
+@pytest.mark.parametrize("name", [n for n in PACKED if n != "coco_stuff_164k"])
 def test_reads_the_tree_of_the_original(tmp_path, name):
     suffix = "_leftImg8bit" if name == "cityscapes" else ""
     folder = "images" if name == "coco_stuff" else "image"  # as its script wrote it
@@ -59,14 +65,39 @@ def test_reads_the_tree_of_the_original(tmp_path, name):
     for split, example in (("train", "a"), ("val", "b")):
         image(tmp_path / split / folder / f"{example}{suffix}.png")
         path = tmp_path / split / "label" / f"{example}{suffix}.png"
-        expected[split][example] = png(path, ids(*valid))
+        expected[split][example] = write_png(path, ids(*valid))
     if name == "cityscapes":
         image(tmp_path / "coarse" / "image" / "c_leftImg8bit.png")
         path = tmp_path / "coarse" / "label" / "c_leftImg8bit.png"
-        expected["train_extra"] = {"c": png(path, ids(7))}
+        expected["train_extra"] = {"c": write_png(path, ids(7))}
         image(tmp_path / "test" / "berlin" / "d_leftImg8bit.png")
         expected["test"] = {"d": None}
     assert_reads(name, tmp_path, expected)
+
+
+@pytest.mark.parametrize("name", [n for n in catalog.names() if catalog.get(n).needs_source])
+def test_a_miniature_builds_and_reads_back(tmp_path, name, capsys):
+    source, out = tmp_path / "source", tmp_path / "built"
+    assert cli.main(["data", "toy", name, "--out", str(source)]) == 0
+    assert "openseg data build" in capsys.readouterr().out
+    dataset = catalog.get(name)
+    expected = NATIVE[dataset.stored_as or name](tmp_path / "again")
+    builder.build(dataset, source, out, workers=1)
+    for split in ("train", "val"):
+        built = Split(dataset, str(out), split)
+        assert len(built) == len(expected[split]) > 0
+        for example in (built[index] for index in range(len(built))):
+            ids = expected[split][example["name"]]
+            np.testing.assert_array_equal(example["label"], dataset.label_map.encode(ids))
+            assert example["image"].shape == (*ids.shape, 3)
+
+
+def test_a_miniature_is_not_written_over_files(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert cli.main(["data", "toy", "lip", "--out", str(tmp_path)]) == 2
+    assert "Choose another --out" in capsys.readouterr().err
+    assert cli.main(["data", "toy", "toy_street", "--out", str(tmp_path / "new")]) == 2
+    assert "openseg data build toy_street" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["mat", "png", "json", "pth", "pth before 1.6"])
@@ -178,7 +209,7 @@ def test_trainaug_of_voc_has_nothing_of_val(tmp_path):
 @pytest.mark.parametrize("name", [n for n in catalog.names() if catalog.get(n).needs_source])
 def test_a_wrong_source_says_what_was_looked_for_and_how_to_get_it(tmp_path, name):
     image(tmp_path / "test" / "holiday.jpg")
-    png(tmp_path / "pictures" / "holiday.png", ids(1))
+    write_png(tmp_path / "pictures" / "holiday.png", ids(1))
     dataset = catalog.get(name)
     with pytest.raises(UserError) as error:
         dataset.read(tmp_path)
@@ -186,7 +217,7 @@ def test_a_wrong_source_says_what_was_looked_for_and_how_to_get_it(tmp_path, nam
     assert "train" in str(error.value)
 
 
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", PACKED)
 def test_images_without_labels_are_not_the_data_set(tmp_path, name):
     expected = NATIVE[name](tmp_path)
     labelled = [".png", ".mat"] if name != "cityscapes" else ["Ids.png"]
@@ -213,7 +244,7 @@ def test_unknown_ids_name_file_value_and_count(tmp_path, value):
     miniatures.coco_stuff(tmp_path / "source")
     label = np.zeros(SIZE, np.uint16)
     label[0, :3] = value
-    mat(tmp_path / "source" / "annotations" / "COCO_train2014_000000000077.mat", label, "S")
+    write_mat(tmp_path / "source" / "annotations" / "COCO_train2014_000000000077.mat", label, "S")
     with pytest.raises(UserError) as error:
         builder.build(catalog.get("coco_stuff"), tmp_path / "source", tmp_path / "out")
     assert "000000000077.mat" in str(error.value)

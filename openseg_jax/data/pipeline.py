@@ -114,6 +114,18 @@ def training_batches(
     return iter(stream)
 
 
+def names_of_batch(config, index: int) -> list[str]:
+    """The names of the images of the whole training batch `index` (0 is the first).
+
+    Position i is in process `i % processes`, where it is number `i // processes`.
+    """
+    split = Split(dataset_of(config.data), config.data.dir, config.data.train_split)
+    order = grain.MapDataset.source(range(len(split))).seed(config.seed).shuffle().repeat()
+    first = index * config.train.batch_size
+    where = (order[i] for i in range(first, first + config.train.batch_size))
+    return [split.example(i).name for i in where]
+
+
 def _batches_ahead(batch_size: int) -> int:
     return max(2, 16 // batch_size)
 

@@ -180,7 +180,7 @@ def _normalize_forward(x, scale, bias, shift, eps):
     mean, var = first + shift, jnp.maximum(second - first * first, 0)
     inverse = jax.lax.rsqrt(var + eps)
     slope = inverse * scale
-    y = wide * slope + (bias - mean * slope)
+    y = (wide - mean) * slope + bias
     return (y.astype(x.dtype), mean, var), (x, mean, inverse, scale)
 
 
@@ -188,12 +188,12 @@ def _normalize_backward(eps, saved, gradients):
     x, mean, inverse, scale = saved
     gradient = materialize(gradients[0])  # those of the statistics are zero: they only go on
     count = x.size // x.shape[-1]
-    wide_x, wide = x.astype(mean.dtype), gradient.astype(mean.dtype)
+    centred, wide = x.astype(mean.dtype) - mean, gradient.astype(mean.dtype)
     bias_gradient = wide.sum((0, 1, 2))
-    scale_gradient = ((wide * wide_x).sum((0, 1, 2)) - mean * bias_gradient) * inverse
+    scale_gradient = (wide * centred).sum((0, 1, 2)) * inverse
     slope = scale * inverse
     tilt = -slope * inverse * scale_gradient / count
-    x_gradient = wide * slope + wide_x * tilt - (mean * tilt + slope * bias_gradient / count)
+    x_gradient = wide * slope + centred * tilt - slope * bias_gradient / count
     return x_gradient.astype(x.dtype), scale_gradient, bias_gradient, jnp.zeros_like(mean)
 
 

@@ -27,7 +27,7 @@ from openseg_jax.evaluation.inference import local_weights
 from openseg_jax.models import segmenter
 from openseg_jax.parallel import REPLICATED, batch_specs, make_mesh, replicate, shard_batch
 from openseg_jax.preprocessing import compute_dtype, normalize
-from openseg_jax.training import checkpoint, optimizer
+from openseg_jax.training import checkpoint, optimizer, safety
 from openseg_jax.training.checkpoint import Checkpoints, save_config
 from openseg_jax.training.initialization import initialize_from
 from openseg_jax.training.logs import Logs
@@ -148,6 +148,8 @@ def make_train_step(config, graph: nnx.GraphDef, mesh: Mesh, specs: dict) -> Cal
                 config.train.ema_decay,
                 state["step"],
             )
+        if config.train.skip_nonfinite:
+            new_state = safety.skip_unless_finite(metrics, new_state, state)
         return new_state, metrics
 
     return train_step
@@ -175,11 +177,12 @@ def _loop(run: Run, state: dict, batches: Iterator[dict]) -> None:
     """From the state's step to the last: train, log, evaluate, save, stop when asked."""
     config, logs = run.config, run.logs
     start, steps = int(jax.device_get(state["step"])), config.train.steps
-    stop = StopSignal()
+    stop, watch = StopSignal(), safety.Watch(config, run.workdir, logs.say)
     train_step, recent = None, []
     for step in range(start + 1, steps + 1):
         with logs.waiting_for_data():
             batch = next(batches)
+        safety.check_labels(batch["label"], config, step)
         train_step = train_step or make_train_step(
             config, run.graphs["train"], run.mesh, batch_specs(batch)
         )
@@ -192,9 +195,9 @@ def _loop(run: Run, state: dict, batches: Iterator[dict]) -> None:
         evaluating = step == steps or (step % config.train.eval_every == 0 and not stopping)
         saving = evaluating or stopping or step % config.train.checkpoint_every == 0
         if logging or saving:
-            values = [jax.device_get(each) for each in recent]
-            _check_finite(values, step, config)
-            logs.training(step, values, config.train.batch_size)
+            values = watch.finite(step, [jax.device_get(each) for each in recent])
+            if values:
+                logs.training(step, values, config.train.batch_size)
             recent = []
         miou = _evaluate(run, state, step) if evaluating else None
         if saving:
@@ -204,16 +207,6 @@ def _loop(run: Run, state: dict, batches: Iterator[dict]) -> None:
             logs.say(f"Stopped by a signal at step {step}; saved. The same command goes on.")
             return
     logs.say(f"Finished {steps} steps.")
-
-
-def _check_finite(values: list[dict], step: int, config) -> None:
-    if not all(np.isfinite([each["loss"], each["grad_norm"]]).all() for each in values):
-        raise UserError(
-            f"The loss or its gradient is not finite any more (steps {step - len(values) + 1} to "
-            f"{step}). Lower config.optimizer.learning_rate (now "
-            f"{config.optimizer.learning_rate}) or add config.optimizer.warmup_steps; the last "
-            "checkpoint is from before that."
-        )
 
 
 def _evaluate(run: Run, state: dict, step: int) -> float:
