@@ -26,7 +26,7 @@ from openseg_jax.evaluation.protocol import prepare
 from openseg_jax.hlo import Buffer, collectives, largest_buffers
 from openseg_jax.models import segmenter
 from openseg_jax.parallel import IMAGES, PER_IMAGE, REPLICATED, batch_specs, make_mesh
-from openseg_jax.training.trainer import create_state, make_train_step
+from openseg_jax.training.step import create_state, make_train_step
 
 GIB = 2**30
 # Of one device as JAX counts them, by its kind.
@@ -199,7 +199,7 @@ def trace_eval_step(config, target: Target, state: dict, graph, image_size) -> j
         name: jax.tree.map(lambda leaf: on_mesh(leaf.shape, leaf.dtype, REPLICATED), state[name])
         for name in ("params", "stats")
     }
-    program = inference._labels if size == image_size else inference._logits
+    program = inference.program(size == image_size)
     return program.trace(
         weights,
         on_mesh((images, *prepared.shape[:2], channels), jnp.uint8, IMAGES),

@@ -60,6 +60,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method, backbone, options", PAIRS)
 def test_a_twin_and_our_network_agree(method, backbone, options):
     torch.manual_seed(0)
@@ -153,6 +154,7 @@ def narrow_config(case):
     return config
 
 
+@pytest.mark.slow
 def test_both_sides_of_the_benchmark_train_alike(monkeypatch):
     """Equal losses over three steps: loss, gradient, momentum and weight decay are the same."""
     for module in (jax_program, torch_program):

@@ -162,7 +162,7 @@ import toy_ocr
 from openseg_jax.data.pipeline import training_batches
 from openseg_jax.models import segmenter
 from openseg_jax.parallel import batch_specs, make_mesh, replicate, shard_batch
-from openseg_jax.training.trainer import create_state, make_train_step
+from openseg_jax.training.step import create_state, make_train_step
 
 config = toy_ocr.get_config()
 config.dtype, config.train.batch_size = sys.argv[2], 8

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from openseg_jax.errors import UserError
@@ -47,6 +46,8 @@ class LabelMap:
     def encode(self, label: np.ndarray) -> np.ndarray:
         """Provider ids `(h, w)` uint8 -> train ids `(h, w)` uint8 (unknown ids become IGNORE)."""
         if label.dtype == np.uint8 and label.ndim == 2 and label.size:
+            import cv2
+
             return cv2.LUT(label, self._table)  # 5x faster than indexing
         return self._table[label]
 

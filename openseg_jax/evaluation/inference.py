@@ -102,7 +102,11 @@ class Inference:
         """
         images = jax.device_put(images, jax.NamedSharding(self._mesh, IMAGES))
         sizes = jax.device_put(sizes, jax.NamedSharding(self._mesh, PER_IMAGE))
-        return (self._labels if at_size else self._logits)(weights, images, sizes)
+        return self.program(at_size)(weights, images, sizes)
+
+    def program(self, at_size: bool) -> Callable:
+        """The jitted function behind `run`."""
+        return self._labels if at_size else self._logits
 
     def finish(self, output, size: tuple[int, int], wanted: tuple[int, int]) -> tuple:
         """`(ids, confidence or None)`, each `(*wanted)` uint8, of one image's part of `run`.

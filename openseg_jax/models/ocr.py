@@ -75,6 +75,8 @@ def transform_objects(layers: Sequential, objects: jax.Array) -> jax.Array:
     into the norm as a constant.
     """
     first, *rest = layers
+    if first.norm_act.bn.use_running_average:
+        return layers(objects)
     shared = jax.lax.stop_gradient(objects.mean((0, 1, 2)))
     constant = shared @ first.conv.kernel[...][0, 0].astype(shared.dtype)
     x = first.norm_act(first.conv(objects - shared), constant)

@@ -50,7 +50,7 @@ def _forward(graph: nnx.GraphDef, case: Case):
 
 def _training(case: Case, network: segmenter.Segmenter) -> Program:
     # Here, as the trainer needs more packages than evaluation.
-    from openseg_jax.training.trainer import create_state, make_train_step
+    from openseg_jax.training.step import create_state, make_train_step
 
     config = config_of(case)
     state, graphs = create_state(config, network)
