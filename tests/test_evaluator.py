@@ -30,6 +30,7 @@ def evaluate(network, folder, **settings):
     return evaluator.evaluate(config, inference, weights, 6, folder, "float32")[0]
 
 
+@pytest.mark.slow
 def test_a_protocol_is_followed_and_stamped(network, tmp_path):
     settings = dict(scales=(0.5, 1.0), flip=True, boundary=True, name="two_scales", pictures=1)
     result = evaluate(network, tmp_path, **settings)
@@ -57,6 +58,7 @@ def test_a_protocol_is_followed_and_stamped(network, tmp_path):
     assert "scales 0.5, 1.0, flip" in table and protocol["checkpoint"] in table
 
 
+@pytest.mark.slow
 def test_boundaries_are_scored_for_a_segfix_network(network, tmp_path):
     config = copy.deepcopy(network[0])
     with config.unlocked():

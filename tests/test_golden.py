@@ -20,7 +20,16 @@ def all_goldens() -> Path | None:
     return root if os.environ.get("OPENSEG_TEST_DATA") and root.is_dir() else None
 
 
-@pytest.mark.parametrize("group", golden.groups(SELECTION, None, None))
+SLOW = [pytest.mark.slow]
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        pytest.param(group, marks=SLOW if group == "train" else [])
+        for group in golden.groups(SELECTION, None, None)
+    ],
+)
 def test_the_selection(group):
     results = [result for _, result, _ in golden.check(SELECTION, [group], "")]
     assert results

@@ -89,6 +89,7 @@ def read(path):
     return np.asarray(Image.open(path))
 
 
+@pytest.mark.slow
 def test_pictures_of_every_kind(model, tmp_path, capsys):
     """Whatever people have on their disks; the label map lies on the picture as it is shown."""
     source, out = tmp_path / "in", tmp_path / "out"
@@ -121,6 +122,7 @@ def test_pictures_of_every_kind(model, tmp_path, capsys):
         np.testing.assert_array_equal(read(out / "ids" / f"{name}.png"), model.predict(image))
 
 
+@pytest.mark.slow
 def test_large_images_are_reduced_for_the_network(network, monkeypatch):
     monkeypatch.setattr(predictor, "MAX_PIXELS", 40 * 60)
     model = predictor.Predictor(*network)
@@ -178,6 +180,7 @@ def test_submission_has_the_providers_ids_under_the_images_names(network, tmp_pa
     np.testing.assert_array_equal(read(tmp_path / "results" / name), expected)
 
 
+@pytest.mark.slow
 def test_confidence_scales_and_mirror_images(network, tmp_path):
     config, *rest = network
     config = copy.deepcopy(config)

@@ -46,10 +46,12 @@ def fold_batch_norm(graph: nnx.GraphDef, params: dict, stats: dict):
 
 
 class Identity(nnx.Module):
-    """What stands where a batch norm was; it has the same arguments."""
+    """What stands where a batch norm with running statistics was."""
+
+    use_running_average = True
 
     def __call__(self, x: jax.Array, constant: jax.Array | float = 0.0) -> jax.Array:
-        return x + constant  # which comes from the folded kernel, too; XLA drops a 0
+        return x + constant  # XLA drops a 0
 
 
 def _fold(convolution, norm) -> bool:
