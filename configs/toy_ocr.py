@@ -14,9 +14,7 @@ def get_config(backbone="mobilenet_v2"):
         backbone=backbone, num_classes=10, channels=64, key_channels=32, aux_channels=64
     )
     config.augment.update(scale=(0.9, 1.1), crop=(128, 192))
-    config.optimizer.update(
-        name="adamw", learning_rate=2.5e-3, weight_decay=0.02, warmup="quartic", warmup_steps=50
-    )
+    config.optimizer.update(name="adamw", learning_rate=2.5e-3, weight_decay=0.02, warmup_steps=50)
     config.train.update(
         steps=1200, batch_size=4, log_every=10, eval_every=300, checkpoint_every=300
     )
