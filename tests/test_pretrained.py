@@ -160,3 +160,30 @@ def test_files_of_every_layout_fill_a_backbone(backbone, rename, extra):
         # The activated batch norm scales by |weight| + 1e-5, which the plain one has to be told.
         expected = arrays[key].ravel()[0] + (1e-5 if world == "inplace_abn" and scale else 0)
         np.testing.assert_allclose(variable.get_value(), expected, rtol=1e-7)
+
+
+def test_imagenet_classes_equal_pytorchs(real_data):
+    """The 1000-way classifier's logits, through our backbone and the last layers of its file."""
+    state = read_checkpoint(real_data / "weights/mobilenet_v2_imagenet1000_dequant.pth")
+    backbone = MobileNetV2(output_stride=32, rng=None)
+    assert fill_backbone(backbone, state).complete
+    expected = np.load(real_data / "weights/golden/mnv2_imagenet1000_logits_225.npz")
+    image = expected["input_u8_hwc"][None].astype(np.float32) / np.float32(127.5) - 1
+    features = nnx.view(backbone, use_running_average=True)(image)[-1]
+    last = {key.removeprefix("features.18."): value for key, value in state.items()}
+    x = np.asarray(features) @ last["0.weight"][:, :, 0, 0].T
+    x = (x - last["1.running_mean"]) / np.sqrt(last["1.running_var"] + 1e-5)
+    x = np.clip(x * last["1.weight"] + last["1.bias"], 0, 6).mean((1, 2))
+    logits = (x @ state["classifier.1.weight"].T + state["classifier.1.bias"])[0]
+    assert logits.argmax() == expected["logits"].argmax()
+    assert np.abs(logits - expected["logits"]).max() < 5e-5 * expected["logits"].std()
+
+
+@pytest.mark.slow
+def test_the_command_trains_from_the_published_file(real_data, toy_data, environment, tmp_path):
+    from conftest import run
+
+    source = real_data / WEIGHTS
+    done = run(tmp_path / "run", 2, environment, more=[f"--config.init_from={source}"])
+    assert done.returncode == 0, done.stderr
+    assert "255 arrays loaded" in done.stdout + done.stderr
