@@ -1,5 +1,7 @@
 """ResNet, ResNeXt, ResNeSt and Wide ResNet: shapes, sizes, dilation, names, gradients."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +13,10 @@ from openseg_jax.models import resnest, resnet, wide_resnet
 from openseg_jax.models.convolve import _convolve_general
 from openseg_jax.models.pool import average_pool, max_pool
 from openseg_jax.models.resnest import ResNeSt, SplitAttention
-from openseg_jax.models.resnet import ResNet, resnext
+from openseg_jax.models.resnet import RESNEXT, ResNet
 from openseg_jax.models.wide_resnet import WideResNet
+
+resnext = partial(ResNet, **RESNEXT)
 
 RNG = np.random.default_rng(0)
 FAST = {"xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE"}
@@ -98,7 +102,12 @@ def test_number_of_parameters_is_that_of_the_published_networks(network, options
             (473, 473),
             [(237,) * 2] + [(119,) * 2] * 2 + [(60,) * 2] * 3,
         ),
-        (resnext, dict(depth=50), (128, 192), [(64, 96)] + [(32, 48)] * 2 + [(16, 24)] * 3),
+        (
+            resnext,
+            dict(depth=50, group_width=8),
+            (128, 192),
+            [(64, 96)] + [(32, 48)] * 2 + [(16, 24)] * 3,
+        ),
         (ResNeSt, dict(depth=50), (128, 192), [(64, 96)] + [(33, 49)] * 2 + [(17, 25)] * 3),
         (
             ResNeSt,
@@ -191,7 +200,7 @@ def test_parameters_carry_the_published_names():
     assert {"resinit.conv3.kernel", "resinit.bn3.var"} <= deep - plain
     assert {"resinit.conv1.kernel", "layer1.0.downsample.0.kernel"} <= plain
     assert {"layer4.0.downsample.1.mean", "layer4.2.bn3.bias", "layer3.5.conv2.kernel"} <= plain
-    assert paths(resnext(depth=50, rng=None)) == plain
+    assert paths(resnext(depth=50, group_width=8, rng=None)) == plain
     names = paths(ResNeSt(depth=50, rng=None))
     assert {"conv1.0.kernel", "conv1.1.scale", "conv1.6.kernel", "bn1.bias"} <= names
     assert {

@@ -227,8 +227,5 @@ def _grid(multi_grid: Sequence[int] | None, blocks: int) -> list[int]:
     return (factors + [1] * blocks)[:blocks]
 
 
-def resnext(*, depth: int = 101, group_width: int = 8, **options) -> ResNet:
-    """ResNeXt of 32 groups; `group_width` 8, 16, 32 or 48, `options` as those of `ResNet`."""
-    return ResNet(
-        depth=depth, deep_stem=False, groups=32, group_width=group_width, ceil_mode=False, **options
-    )
+# ResNeXt is a ResNet of 32 groups; with `group_width` 8, 16, 32 or 48.
+RESNEXT = dict(depth=101, deep_stem=False, groups=32, ceil_mode=False)

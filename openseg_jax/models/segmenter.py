@@ -22,12 +22,11 @@ from openseg_jax.models.ocnet import ASPOCNetHead, OCNetHead
 from openseg_jax.models.ocr import OCRHead
 from openseg_jax.models.resize import resize_bilinear
 from openseg_jax.models.resnest import ResNeSt
-from openseg_jax.models.resnet import ResNet
+from openseg_jax.models.resnet import RESNEXT, ResNet
 from openseg_jax.models.segfix import SegFixHead
 from openseg_jax.models.wide_resnet import WideResNet
 
 RESNETS = (18, 34, 50, 101, 152)
-RESNEXT = dict(depth=101, deep_stem=False, groups=32, ceil_mode=False)
 BACKBONES = {
     "mobilenet_v2": MobileNetV2,
     **{f"resnet{depth}": partial(ResNet, depth=depth) for depth in RESNETS},
