@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from openseg_jax import config as config_lib
-from openseg_jax import photos, predictor, report
+from openseg_jax import config_checks, photos, predictor, report
 from openseg_jax.errors import UserError
 from openseg_jax.predictor import Predictor, Refiner
 
@@ -41,7 +40,7 @@ def from_arguments(arguments) -> int:
         settings.stride = tuple(-(-2 * side // 3) for side in settings.window)
         settings.smooth = True
     settings.flip = settings.flip or arguments.flip
-    config_lib.validate(config)
+    config_checks.validate(config)
     model = Predictor(config, *rest, confidence=arguments.confidence)
     refiner = Refiner.load(arguments.boundary_refine) if arguments.boundary_refine else None
     wish = Wish(refiner, arguments.confidence, arguments.submission)

@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from openseg_jax import config as config_lib
+from openseg_jax import config_checks
 from openseg_jax.analysis import count_macs
 from openseg_jax.config import read_config
 from openseg_jax.errors import UserError
@@ -140,7 +140,7 @@ def _images(batch) -> str:
 
 def for_target(config, platform: str):
     """A copy whose `dtype` is what "auto" will be there; checked as before a training."""
-    config_lib.validate(config)
+    config_checks.validate(config)
     config = config.copy_and_resolve_references()
     if config.dtype == "auto":
         config.dtype = "float32" if platform == "cpu" else "bfloat16"

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from openseg_jax import config as config_lib
+from openseg_jax import config_checks
 from openseg_jax.bridge.reference import MODELS, original_names
 from openseg_jax.data import catalog
 from openseg_jax.errors import UserError
@@ -167,7 +168,7 @@ def _published_differences(row: str, config) -> str:
         other = read(f"{row},published")
     except UserError:  # has no such variant
         return ""
-    lines = config_lib.differences(config_lib.to_dict(config), config_lib.to_dict(other))
+    lines = config_checks.differences(config_lib.to_dict(config), config_lib.to_dict(other))
     return "; ".join(line.split(":")[0] + " " + line.split("-> ")[1] for line in lines)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from openseg_jax.bridge.reference import original_names
-from openseg_jax.config import differences, read_config, to_dict, validate
+from openseg_jax.config import read_config, to_dict
+from openseg_jax.config_checks import differences, validate
 from openseg_jax.errors import UserError
 from openseg_jax.models import segmenter
 from openseg_jax.recipes.backbones import BACKBONES

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from openseg_jax import predictor
-from openseg_jax.config import default_config, validate
+from openseg_jax.config import default_config
+from openseg_jax.config_checks import validate
 from openseg_jax.data import catalog
 from openseg_jax.data.pipeline import Split
 from openseg_jax.errors import UserError

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openseg_jax.config import default_config, validate
+from openseg_jax.config import default_config
+from openseg_jax.config_checks import validate
 from openseg_jax.data import builder, description, folder
 from openseg_jax.data.built import Split
 from openseg_jax.data.dataset import IGNORE

@@ -10,7 +10,7 @@ import pytest
 from goldens import losses as golden_losses
 from goldens import read_json
 
-from openseg_jax import config as config_lib
+from openseg_jax import config_checks
 from openseg_jax.config import default_config
 from openseg_jax.data import boundaries
 from openseg_jax.errors import UserError
@@ -182,7 +182,7 @@ def test_settings_that_cannot_work_are_refused(changes, message):
     config.data.name, config.model.num_classes = "toy_street", 10
     config.loss.update(changes)
     with pytest.raises(UserError, match=message):
-        config_lib.validate(config)
+        config_checks.validate(config)
 
 
 # Cross entropy.

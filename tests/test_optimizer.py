@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from goldens import read_json, schedules
 
-from openseg_jax import config as config_lib
+from openseg_jax import config_checks
 from openseg_jax.config import default_config
 from openseg_jax.errors import UserError
 from openseg_jax.training import optimizer
@@ -192,7 +192,7 @@ def test_settings_that_cannot_work_are_refused(changes, message):
     config.data.name, config.model.num_classes = "toy_street", 10
     config.optimizer.update(changes)
     with pytest.raises(UserError, match=message):
-        config_lib.validate(config)
+        config_checks.validate(config)
 
 
 @pytest.mark.parametrize("wanted", ["lambda_poly", "warmup_poly"])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, run
 
-from openseg_jax.config import default_config, validate
+from openseg_jax.config import default_config
+from openseg_jax.config_checks import validate
 from openseg_jax.data import catalog
 from openseg_jax.data.built import Split
 from openseg_jax.data.pipeline import names_of_batch, training_batches

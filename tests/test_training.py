@@ -157,6 +157,7 @@ DEVICES = """
 import sys
 import jax, numpy as np
 from openseg_jax import config as config_lib
+from openseg_jax import config_checks
 sys.path.insert(0, sys.argv[1] + "/configs")
 import toy_ocr
 from openseg_jax.data.pipeline import training_batches
@@ -312,15 +313,16 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 
 def test_evaluating_with_another_network_or_normalisation_is_refused():
     from openseg_jax import config as config_lib
+    from openseg_jax import config_checks
     from openseg_jax.errors import UserError
 
     trained, wanted = (config_lib.to_dict(config_lib.default_config()) for _ in range(2))
     wanted["eval"]["batch_size"] = 1
-    config_lib.check_same_network(trained, wanted)
+    config_checks.check_same_network(trained, wanted)
     wanted["data"]["mean"] = [0, 0, 0]
     wanted["model"]["norm"] = "inplace_abn"
     with pytest.raises(UserError, match="data.mean.*\n.*model.norm: 'bn' -> 'inplace_abn'"):
-        config_lib.check_same_network(trained, wanted)
+        config_checks.check_same_network(trained, wanted)
 
 
 @pytest.mark.slow

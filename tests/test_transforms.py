@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from openseg_jax.config import default_config, validate
+from openseg_jax.config import default_config
+from openseg_jax.config_checks import validate
 from openseg_jax.data import boundaries, collate, transforms
 from openseg_jax.data.augment import augment
 from openseg_jax.data.dataset import IGNORE, LabelMap

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from openseg_jax import config as config_lib
-from openseg_jax import report_html
+from openseg_jax import config_checks, report_html
 from openseg_jax.data.pipeline import check_data, measured, training_batches
 from openseg_jax.errors import UserError
 from openseg_jax.evaluation import evaluator
@@ -32,7 +32,7 @@ from openseg_jax.training.step import create_state, make_train_step
 
 def train(config, workdir: Path, extend: bool = False) -> None:
     """Trains from scratch, from `config.init_from`, or from where `workdir` stopped."""
-    config_lib.validate(config)
+    config_checks.validate(config)
     check_data(config)
     mesh = make_mesh(config.mesh, config.train.batch_size, config.augment.crop[0])
     settings = config_lib.to_dict(config)
@@ -44,7 +44,7 @@ def train(config, workdir: Path, extend: bool = False) -> None:
                 f"--config.init_from={workdir}."
             )
         if start:
-            config_lib.check_resumable(checkpoints.config(start), settings, extend)
+            config_checks.check_resumable(checkpoints.config(start), settings, extend)
         network = segmenter.build(config.model, np.random.default_rng(config.seed))
         loaded = None
         if config.init_from and not start:
@@ -167,12 +167,12 @@ class StopSignal:
 
 def evaluate_only(config, workdir: Path) -> dict:
     """Evaluates the best checkpoint of a workdir once."""
-    config_lib.validate(config)
+    config_checks.validate(config)
     network = segmenter.build(config.model, rng=None)
     params, stats, graphs = segmenter.graphs(network)
     folder = checkpoint.find(workdir)
     arrays, trained_with = checkpoint.load(folder)
-    config_lib.check_same_network(trained_with, config_lib.to_dict(config))
+    config_checks.check_same_network(trained_with, config_lib.to_dict(config))
     filled = checkpoint.fill({"params": params, "stats": stats}, arrays, str(folder))
     dtype = compute_dtype(config.dtype)
     predict = evaluator.make_inference(config, graphs["eval"])

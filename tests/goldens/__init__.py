@@ -26,6 +26,10 @@ class Result:
         return self.error <= 1  # a NaN is a failure
 
 
+class UnknownCase(Exception):
+    """A case of a kind that the checker does not know; it becomes a failing result."""
+
+
 class Worst:
     """Collects comparisons of one case and remembers the worst."""
 

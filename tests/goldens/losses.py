@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from goldens import Result, Worst, fill, read_json
+from goldens import Result, UnknownCase, Worst, fill, read_json
 from openseg_jax.config import default_config
 from openseg_jax.data.dataset import IGNORE
 from openseg_jax.training.cross_entropy import cross_entropy
@@ -30,7 +30,7 @@ def results(root: Path, tolerance: dict, wanted: str) -> Iterator[Result]:
                 try:
                     loss = loss_of_case(name, case, golden["ce_weight"])
                     logits, targets = inputs.logits(case["logits"]), inputs.targets(case["target"])
-                except NotImplementedError as unknown:
+                except UnknownCase as unknown:
                     yield Result(name, float("nan"), str(unknown))
                 else:
                     yield check(
@@ -94,7 +94,7 @@ def loss_of_case(name: str, case: dict, class_weights: list[float]) -> Callable:
         "segfix": "segfix",
     }
     if kind not in names:
-        raise NotImplementedError(f"a loss called {kind}")
+        raise UnknownCase(f"a loss called {kind}")
     settings.name = names[kind]
     if "thresh" in case:
         settings.update(ohem_threshold=case["thresh"], ohem_min_kept=case["min_kept"])
@@ -118,14 +118,14 @@ class Inputs:
         else:
             shapes = [self._seed_and_shape(each) for each in names.strip("[]()").split(",")]
         if not shapes:
-            raise NotImplementedError(f"the logits {names}")
+            raise UnknownCase(f"the logits {names}")
         arrays = (2 * fill.make_input(seed, shape).transpose(0, 2, 3, 1) for seed, shape in shapes)
         return tuple(jnp.asarray(array) for array in arrays)
 
     def _seed_and_shape(self, name: str) -> tuple[int, tuple[int, ...]]:
         found = re.fullmatch(r"seed (\d+) (low|full)", self.described.get(name.strip(), name))
         if not found:
-            raise NotImplementedError(f"the logits {name}")
+            raise UnknownCase(f"the logits {name}")
         return int(found[1]), tuple(self.described[f"{found[2]}_shape"])
 
     def targets(self, name: str) -> tuple[np.ndarray, ...]:
@@ -146,4 +146,4 @@ class Inputs:
             labels = self.targets(found[1])[0].copy()
             labels[tuple(int(n) for n in found[2].split(","))] = IGNORE
             return (labels,)
-        raise NotImplementedError(f"the target {name}: {text!r}")
+        raise UnknownCase(f"the target {name}: {text!r}")
