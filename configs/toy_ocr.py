@@ -14,7 +14,10 @@ def get_config(backbone="mobilenet_v2"):
         backbone=backbone, num_classes=10, channels=64, key_channels=32, aux_channels=64
     )
     config.augment.update(scale=(0.9, 1.1), crop=(128, 192))
-    config.optimizer.update(name="adamw", learning_rate=2.5e-3, weight_decay=0.02, warmup_steps=50)
+    # The gentle warm-up lets a high rate work, and runs on 1 and 8 devices start out alike.
+    config.optimizer.update(
+        name="adamw", learning_rate=8e-3, weight_decay=0.02, warmup_steps=50, warmup="quartic"
+    )
     config.train.update(
         steps=1200, batch_size=4, log_every=10, eval_every=300, checkpoint_every=300
     )

@@ -17,6 +17,7 @@ from openseg_jax.errors import UserError
 from openseg_jax.evaluation import batches, inference, segfix
 from openseg_jax.evaluation.protocol import Protocol, prepare
 from openseg_jax.models import segmenter
+from openseg_jax.models.folding import fold_batch_norm
 from openseg_jax.photos import read_image
 from openseg_jax.preprocessing import compute_dtype
 from openseg_jax.training import checkpoint
@@ -51,6 +52,7 @@ class Predictor:
         self.config, self.name = config, name
         self.dataset = dataset_of(config.data)
         self.classes, self.palette = self.dataset.classes, self.dataset.palette
+        graph, weights = _folded(graph, weights)
         self._weights = inference.local_weights(weights)
         self._inference = inference.under_protocol(
             inference.make_forward(graph, config.data, compute_dtype(config.dtype)),
@@ -112,6 +114,7 @@ class Refiner:
                 "boundaries."
             )
         self.name = name
+        graph, weights = _folded(graph, weights)
         self._weights = inference.local_weights(weights)
         self._inference = segfix.make_inference(config, graph)
         self._one_at_a_time = threading.Lock()  # several images at once need several times memory
@@ -140,6 +143,12 @@ def load_network(path, config=None):
     params, stats, graphs = segmenter.graphs(network)
     weights = checkpoint.fill({"params": params, "stats": stats}, arrays, str(folder))
     return config, weights, graphs["eval"], str(folder)
+
+
+def _folded(graph, weights: dict):
+    """Graph and weights with batch norms in the convolutions before them."""
+    graph, params, stats = fold_batch_norm(graph, weights["params"], weights["stats"])
+    return graph, {"params": params, "stats": stats}
 
 
 def _with_limit(protocol: Protocol) -> Protocol:
