@@ -11,8 +11,15 @@ import sys
 from pathlib import Path
 
 
-def main(workdir: Path, out: Path) -> None:
-    """Reads a workdir and writes its record."""
+def main() -> None:
+    """Runs the command line."""
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    Path(sys.argv[2]).write_text(json.dumps(record(Path(sys.argv[1])), indent=1) + "\n")
+
+
+def record(workdir: Path) -> dict:
+    """The numbers of the run in `workdir`."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     config = json.loads((workdir / "config.json").read_text())
     training = [line for line in lines if line["kind"] == "train"]
@@ -20,7 +27,7 @@ def main(workdir: Path, out: Path) -> None:
     last = json.loads((workdir / "eval" / f"{evaluations[-1]['step']}.json").read_text())
     del last["confusion"]
     batch = config["train"]["batch_size"]
-    record = {
+    numbers = {
         "config": config,
         "run": next(line for line in reversed(lines) if line["kind"] == "run"),
         "curve": [[e["step"] * batch, e["miou"], e["pixel_acc"]] for e in evaluations],
@@ -28,10 +35,10 @@ def main(workdir: Path, out: Path) -> None:
         "data_wait": statistics.median(t["data_wait"] for t in training),
         "final": last,
     }
-    record["config"]["init_from"] = Path(config["init_from"]).name
-    record["config"]["data"]["dir"] = ""
-    out.write_text(json.dumps(record, indent=1) + "\n")
+    numbers["config"]["init_from"] = Path(config["init_from"]).name
+    numbers["config"]["data"]["dir"] = ""
+    return numbers
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()
