@@ -58,11 +58,16 @@ COLUMNS = (
 )
 
 
-def rows(dataset: str) -> list[str]:
-    """The configs of a data set, such as `cityscapes_fcn:resnet101`: the tables', then the rest."""
+def table_rows(dataset: str) -> list[str]:
+    """The configs of a data set in the original's tables, such as `cityscapes_fcn:resnet101`."""
     backbones = LARGE if dataset != "cityscapes" else ("mobilenet_v2", *LARGE)
-    table = [f"{m}:{b}" for m in METHODS for b in backbones] if dataset in GRID else []
-    return [f"{dataset}_{row}" for row in (*table, *MORE[dataset])]
+    return [f"{dataset}_{method}:{backbone}" for method in METHODS for backbone in backbones]
+
+
+def rows(dataset: str) -> list[str]:
+    """All configs of a data set: the tables', then the rest."""
+    of_tables = table_rows(dataset) if dataset in GRID else []
+    return of_tables + [f"{dataset}_{row}" for row in MORE[dataset]]
 
 
 def read(row: str):
@@ -78,7 +83,7 @@ def page() -> str:
     runs = our_runs()
     parts = [INTRODUCTION]
     parts += [_section(dataset, published, cases, runs) for dataset in MORE]
-    parts += [_trained(runs), _weights(), _sources(published["sources"])]
+    parts += [_trained(runs), *_toy_grid(), *_on_tpu(), _weights(), _sources(published["sources"])]
     return "\n".join(parts)
 
 
@@ -264,6 +269,64 @@ def _trained(runs: list[dict]) -> str:
         images = str(run["final"]["protocol"]["images"])
         table.append((*names, _score(run), images, f"`docs/results/{run['file']}`"))
     return "\n".join(["## Trained here", "", *_table(columns, table), ""])
+
+
+def _toy_grid() -> list[str]:
+    """What `scripts/toy_grid.py` found."""
+    file = RESULTS / "toy_grid.json"
+    if not file.is_file():
+        return []
+    grid = json.loads(file.read_text())
+    table = [
+        (f"`{name}`", run["backbone"], f"{run['first_loss']:.2f}", f"{run['last_loss']:.2f}")
+        + (f"{100 * run['miou']:.1f}", "yes" if run["miou"] > grid["threshold"] else "NO")
+        for name, run in grid["runs"].items()
+    ]
+    height, width = grid["crop"]
+    return [
+        "## Each network learns",
+        "",
+        f"`python scripts/toy_grid.py`: {grid['steps']} steps of {grid['batch']} crops of "
+        f"{width}x{height} from the toy data, from random weights, by the Cityscapes recipe of "
+        "each network, with a small backbone of the same code. It has learned if its mIoU is above "
+        f"{100 * grid['threshold']:.1f}, the most there is to reach without looking at the image: "
+        "with the most frequent class of each place. These runs show that the recipes train; they "
+        "are too short to rank anything.",
+        "",
+        *_table(("network", "backbone here", "first loss", "last", "mIoU", "learned"), table),
+        "",
+    ]
+
+
+def _on_tpu() -> list[str]:
+    """What `scripts/compile_for_tpu.py` found."""
+    file = RESULTS / "tpu.json"
+    if not file.is_file():
+        return []
+    found = json.loads(file.read_text())
+    table = []
+    for row, figures in found["rows"].items():
+        cells = [f"`{row}`", f"{figures['parameters'] / 1e6:.1f}", str(figures["batch"])]
+        for cost in (figures["train"], figures["eval"]):
+            fits = not cost["refused"] and cost["peak"] <= found["memory"]
+            peak = f"{cost['peak'] / 2**30:.2f}" if not cost["refused"] else "refused"
+            kinds = ", ".join(f"{count} {kind}" for kind, count in cost["collectives"].items())
+            cells += [f"{2 * cost['macs'] / 1e12:.2f}", peak, "yes" if fits else "NO"]
+            cells.append(kinds or "none")
+        table.append(tuple(cells))
+    step = "TFLOP", "GiB a device", "fits", "collectives"
+    columns = "config", "M parameters", "batch", *(f"train {name}" for name in step)
+    return [
+        "## On Cloud TPU",
+        "",
+        f"`python scripts/compile_for_tpu.py`: compiled by {found['compiler']}, with "
+        f"{found['memory'] / 2**30:.0f} GiB a device. The recipes as they are, in bfloat16; "
+        "evaluation of 1024x2048 images. TFLOP are those of convolutions and matrix products on all "
+        "devices together. Nothing was run on a TPU.",
+        "",
+        *_table((*columns, *(f"eval {name}" for name in step)), table),
+        "",
+    ]
 
 
 def weights(row: str, config) -> str:

@@ -9,13 +9,13 @@ import pytest
 from conftest import ROOT
 
 from openseg_jax import hlo, preflight
-from openseg_jax.config import read_config
 from openseg_jax.data.pipeline import training_batches
 from openseg_jax.models import segmenter
 from openseg_jax.training.trainer import create_state
 
-sys.path.insert(0, str(ROOT / "configs"))
+sys.path[:0] = [str(ROOT / "configs"), str(ROOT / "scripts")]
 import toy_ocr  # noqa: E402
+from model_zoo import GRID, read, table_rows  # noqa: E402
 
 
 def shapes(tree):
@@ -167,21 +167,15 @@ def test_preflight_for_a_tpu_that_is_not_there(openseg):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["fcn", "ocnet", "isa", "ocr"])
-@pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet101", "wide_resnet38", "hrnet_w48"])
-def test_every_network_of_the_tables_lowers(method, backbone):
-    """Train and eval step at the full width of the recipe; only images and batches are small."""
-    config = read_config(f"{ROOT}/configs/cityscapes_{method}.py:{backbone}")
-    config.augment.crop, config.train.batch_size = (64, 64), config.loss.shards
+@pytest.mark.parametrize("row", [row for dataset in GRID for row in table_rows(dataset)])
+def test_every_row_of_the_tables_lowers(row):
+    """Train and eval step of the recipe as it is, for a TPU."""
+    config = preflight.for_target(read(row), "tpu")
     target = preflight.find_target("cpu")
-    config = preflight.for_target(config, target.platform)
     state, graphs = preflight.abstract_state(config)
     step = preflight.trace_train_step(config, target.devices[:1], state, graphs["train"])
-    _, metrics = step.out_info
-    assert set(metrics) == {"loss", "lr", "grad_norm"}
-    evaluation = preflight.trace_eval_step(config, target, state, graphs["eval"], (64, 96))
-    assert evaluation.out_info[0].shape[1:] == (64, 96)
+    evaluation = preflight.trace_eval_step(config, target, state, graphs["eval"], (512, 683))
+    assert step.out_info[1].keys() == {"loss", "lr", "grad_norm"}
+    assert evaluation.out_info[0].shape[0] == len(target.devices)
     for traced in (step, evaluation):
-        assert (
-            "convolution" in traced.lower().as_text() or "dot_general" in traced.lower().as_text()
-        )
+        assert "stablehlo.convolution" in traced.lower(lowering_platforms=("tpu",)).as_text()
