@@ -321,8 +321,8 @@ def _on_tpu() -> list[str]:
         "",
         f"`python scripts/compile_for_tpu.py`: compiled by {found['compiler']}, with "
         f"{found['memory'] / 2**30:.0f} GiB a device. The recipes as they are, in bfloat16; "
-        "evaluation of 1024x2048 images. TFLOP are those of convolutions and matrix products on all "
-        "devices together. Nothing was run on a TPU.",
+        "evaluation of 1024x2048 images. TFLOP are those of convolutions and matrix products on "
+        "all devices together. Nothing was run on a TPU.",
         "",
         *_table((*columns, *(f"eval {name}" for name in step)), table),
         "",
