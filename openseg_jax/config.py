@@ -121,9 +121,13 @@ def default_config() -> ConfigDict:
             weight_decay=5e-4,
             decay_norm_and_bias=True,  # as the original; False: only weights of layers decay
             clip_norm=0.0,  # larger gradients are scaled down to this global norm; 0: never
-            accumulate_steps=1,  # batches whose mean gradient makes one update
+            # Batches whose mean gradient makes one update. With loss.shards=1 it is that of one
+            # large batch with so many shards, but for batch norm, which sees each batch alone.
+            accumulate_steps=1,
             # constant, poly, cosine, step, multistep; swa_poly, swa_cosine: over three quarters of
-            # the run, then five short ones from half the rate.
+            # the run, then five short cycles from half the rate. Evaluation and prediction use the
+            # mean of the weights at the end of each part (stochastic weight averaging), with batch
+            # norm's statistics taken anew at the end, over one pass through the data.
             schedule="poly",
             poly_power=0.9,  # (1 - progress)^power
             step_size=10_000,  # step: multiplies by gamma every so many steps
@@ -144,9 +148,11 @@ def default_config() -> ConfigDict:
             eval_every=1000,
             checkpoint_every=1000,
             keep_checkpoints=2,  # newest ones; the best is kept besides
-            ema_decay=0.0,  # evaluate and predict with averaged weights, such as 0.999; 0: do not
+            # Evaluate and predict with the moving average of weights, such as 0.999; 0: do not.
+            ema_decay=0.0,
             freeze_norm=False,  # batch norm keeps the statistics it starts with
-            frozen=(),  # parts that do not train, by the start of their names: "backbone.layer1"
+            # Parts whose parameters do not train, by the start of their names: "backbone.layer1".
+            frozen=(),
             # Steps in a row whose loss or gradient is not finite that are skipped, leaving all
             # weights as they are, before one more stops the run.
             skip_nonfinite=0,
@@ -210,6 +216,11 @@ def from_dict(values: dict) -> ConfigDict:
             "does not know. Use the version that wrote it, or remove the key."
         ) from None
     return config
+
+
+def completed(values: dict) -> dict:
+    """The config saved by `to_dict`, with the defaults of keys that this version added."""
+    return to_dict(from_dict(values))
 
 
 def _update(config: ConfigDict, values: dict, prefix: str) -> None:

@@ -6,6 +6,7 @@ import math
 
 from ml_collections import ConfigDict
 
+from openseg_jax.config import completed
 from openseg_jax.data import catalog
 from openseg_jax.errors import UserError
 
@@ -52,6 +53,11 @@ def validate(config: ConfigDict) -> None:
     require(config.data.workers >= 0, "data.workers", "it may not be negative.")
     require(config.train.keep_checkpoints > 0, "train.keep_checkpoints", "it must be positive.")
     require(0 <= config.train.ema_decay < 1, "train.ema_decay", "use 0, or a number below 1.")
+    require(
+        not (config.train.ema_decay and config.optimizer.schedule.startswith("swa_")),
+        "train.ema_decay",
+        f"use 0, as the schedule {config.optimizer.schedule} averages the weights in its own way.",
+    )
     require(config.train.skip_nonfinite >= 0, "train.skip_nonfinite", "it may not be negative.")
     require(config.mesh.height > 0, "mesh.height", "it must be positive.")
     strides = (None, 8, 16, 32)
@@ -260,7 +266,7 @@ def check_same_network(trained_with: dict, wanted: dict) -> None:
     inputs = ("data.channel_order", "data.scale", "data.mean", "data.std", "data.name")
     refused = [
         line
-        for line in differences(trained_with, wanted)
+        for line in differences(completed(trained_with), wanted)
         if line.startswith("model.") or line.split(":")[0] in inputs
     ]
     if refused:
@@ -272,6 +278,7 @@ def check_same_network(trained_with: dict, wanted: dict) -> None:
 
 def check_resumable(old: dict, new: dict, extend: bool = False) -> None:
     """Refuses to continue a run under a config that would make it another experiment."""
+    old = completed(old)
     refused = [
         line
         for line in differences(old, new)

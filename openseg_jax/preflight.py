@@ -26,6 +26,7 @@ from openseg_jax.evaluation.protocol import prepare
 from openseg_jax.hlo import Buffer, collectives, largest_buffers
 from openseg_jax.models import segmenter
 from openseg_jax.parallel import IMAGES, PER_IMAGE, REPLICATED, batch_specs, make_mesh
+from openseg_jax.training import optimizer
 from openseg_jax.training.step import create_state, make_train_step
 
 GIB = 2**30
@@ -151,10 +152,10 @@ def abstract_state(config) -> tuple[dict, dict]:
     """The state of a training as shapes, and the graphs of `trainer.create_state`."""
     network = segmenter.build(config.model, rng=None)
     plain = config.copy_and_resolve_references()
-    plain.train.ema_decay = 0.0  # averages are copies, which would take memory
+    plain.train.ema_decay, plain.optimizer.schedule = 0.0, "poly"  # averages would take memory
     state, graphs = create_state(plain, network)
     state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
-    if config.train.ema_decay:
+    if optimizer.keeps_average(config):
         state["average"] = {name: state[name] for name in ("params", "stats")}
     return state, graphs
 

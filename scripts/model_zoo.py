@@ -32,7 +32,10 @@ MORE = {
         *("ideal_ocr:resnet101", "ocr_b:hrnet_w48"),
         *(f"ocr_stages:hrnet_w48{stage}" for stage in ("", ",coarse", ",final")),
         *(f"ocr_stages:resnet101{stage}" for stage in ("", ",coarse", ",final")),
-        *(f"ocr_rmi:hrnet_w48{loss}" for loss in ("", ",ce", ",ohem")),
+        *(
+            f"ocr_rmi:hrnet_w48{loss}"
+            for loss in ("", ",ce", ",ohem", ",ce,trainval", ",ohem,trainval")
+        ),
         *(f"segfix:hrnet_w48{flag}" for flag in ("", ",instances", ",trainval")),
         *(f"segfix:hrnet_2x20{flag}" for flag in ("", ",instances", ",trainval")),
     ),
@@ -98,7 +101,9 @@ checked, and an unknown one lists the known.
 
 - **With `,published`** names what changes where the original's scripts differ from its tables:
   `--config=configs/cityscapes_ocr.py:hrnet_w48,published`. Where a method has no script on HRNet,
-  these are the values of those that have one. A number was published only where one stands.
+  these are the values of those that have one. A number was published only where one stands. All
+  configs train with plain batch norm; checkpoints of the original's older branch have in-place ABN
+  (`--config.model.norm=inplace_abn`).
 - **The original's** numbers are those of its authors for this recipe, with its `,published` values;
   **elsewhere** are others' for the same method and backbone, by other recipes, and not ours. They
   are mIoU in %, on the validation split at a single scale (ss), where nothing else is said; ms: at

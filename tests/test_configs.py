@@ -5,6 +5,7 @@ import itertools
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from openseg_jax.bridge.reference import original_names
@@ -13,6 +14,8 @@ from openseg_jax.config_checks import differences, validate
 from openseg_jax.errors import UserError
 from openseg_jax.models import segmenter
 from openseg_jax.recipes.backbones import BACKBONES
+from openseg_jax.training.checkpoint import Checkpoints, flatten
+from openseg_jax.training.initialization import initialize_from
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -226,6 +229,32 @@ def test_stages_go_on_from_one_another():
         assert f"--workdir={folder} " in page or f"--workdir={folder}\n" in page
 
 
+def test_a_stage_starts_from_a_run_on_other_classes(tmp_path):
+    model = load("toy_ocr").model
+
+    def network(classes):
+        model.num_classes = classes
+        return segmenter.build(model, np.random.default_rng(classes))
+
+    def arrays(network):
+        params, stats, _ = segmenter.graphs(network)
+        return flatten({"params": params, "stats": stats})
+
+    mapillary, cityscapes = network(65), network(19)
+    before = arrays(cityscapes)
+    with Checkpoints(tmp_path) as checkpoints:
+        params, stats, _ = segmenter.graphs(mapillary)
+        checkpoints.save(5, {"params": params, "stats": stats}, {})
+    with pytest.raises(UserError, match="config.init_strict=False"):
+        initialize_from(str(tmp_path), network(19))
+    initialize_from(str(tmp_path), cityscapes, strict=False)
+    expected = arrays(mapillary) | {n: a for n, a in before.items() if ".classifier." in n}
+    found = arrays(cityscapes)
+    assert len(expected) == len(found) == len(before)
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
 def test_segfix():
     def steps(argument):
         config = load("cityscapes_segfix", argument)
@@ -254,7 +283,17 @@ def test_newer_branch():
             *("bfloat16", "rmi", 8, ()),
         )
     assert load("lip_ocr_rmi", "hrnet_w48,published").loss.name == "ce"
-    assert len(load("cityscapes_ocr_rmi", "hrnet_w48,ohem").loss.class_weights) == 19
+    for flags, name, steps, split in (
+        ("ce", "ce", 40_000, "train"),
+        ("ohem", "ohem", 40_000, "train"),
+        ("ce,trainval", "ce", 80_000, "trainval"),
+        ("ohem,trainval", "ohem", 80_000, "trainval"),
+    ):
+        config = load("cityscapes_ocr_rmi", f"hrnet_w48,{flags}")
+        assert (config.loss.name, config.train.steps, config.data.train_split) == (
+            *(name, steps, split),
+        )
+        assert len(config.loss.class_weights) == 19 and config.loss.ohem_threshold == 0.9
 
 
 @pytest.mark.parametrize(

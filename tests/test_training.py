@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -79,7 +80,7 @@ def test_another_config_is_refused_with_its_differences(uninterrupted, environme
     changed = ["--config.optimizer.learning_rate=0.5", "--config.data.workers=1"]
     refused = run(workdir, 6, environment, more=changed)
     assert refused.returncode == 2 and "Traceback" not in refused.stderr
-    assert "optimizer.learning_rate: 0.0025 -> 0.5" in refused.stderr
+    assert "optimizer.learning_rate: 0.008 -> 0.5" in refused.stderr
     assert "workers" not in refused.stderr
     longer = run(workdir, 8, environment)
     assert longer.returncode == 2 and "--extend" in longer.stderr
@@ -151,6 +152,29 @@ def test_sigkill_at_any_moment_loses_nothing(uninterrupted, tmp_path, environmen
     assert_identical(final_state(uninterrupted[0], 6), final_state(workdir, 6))
     kept = sorted(path.name for path in (workdir / "checkpoints").iterdir())
     assert "6" in kept and not any("tmp" in name for name in kept), kept
+
+
+@pytest.mark.slow
+def test_averaged_weights_end_bit_for_bit_alike_after_a_stop(toy_data, environment, tmp_path):
+    more = ["--config.optimizer.schedule=swa_poly"]
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    finished = run(whole, 6, environment, 4, more)
+    assert finished.returncode == 0, finished.stderr
+    assert "Batch norm of the averaged weights" in finished.stdout
+    shutil.copytree(whole, part)
+    shutil.rmtree(part / "checkpoints" / "6")
+    resumed = run(part, 6, environment, 4, more)
+    assert "Going on from step 4" in resumed.stdout, resumed.stderr
+    state = final_state(whole, 6)
+    assert_identical(state, final_state(part, 6))
+    result, again = (json.loads((w / "eval" / "6.json").read_text()) for w in (whole, part))
+    assert result["miou"] == again["miou"]
+    # What is evaluated and loaded is the average.
+    arrays, _ = checkpoint.load(checkpoint.find(whole))
+    moved = [name for name in arrays if not np.array_equal(arrays[name], state[name])]
+    assert len(moved) > 100
+    for name in moved:
+        np.testing.assert_array_equal(arrays[name], state[f"average.{name}"])
 
 
 DEVICES = """
@@ -298,8 +322,6 @@ def test_a_checkpoint_of_another_model_is_named(tmp_path):
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
-    import shutil
-
     from openseg_jax.errors import UserError
 
     state = {"params": {"a": np.ones(3, np.float32)}, "step": np.zeros((), np.int32)}

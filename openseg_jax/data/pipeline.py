@@ -95,19 +95,19 @@ def training_batches(
             f"config.train.batch_size is {config.train.batch_size}: it cannot be divided over "
             f"{processes} processes."
         )
+    per_process = config.train.batch_size // processes
     batches = (
         grain.MapDataset.source(TrainingExamples(split, config.data.boundaries))
         .seed(config.seed)
         .shuffle()
         .random_map(Augment(config, dataset.flip_pairs))
         .repeat()[process::processes]
-        .batch(config.train.batch_size // processes)[start:]
+        .batch(per_process, drop_remainder=True)[start:]
     )
     # Grain's worker processes read absl flags, which are unparsed outside absl's app.run.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-    per_batch = config.train.batch_size // processes
-    ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=_batches_ahead(per_batch))
+    ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=_batches_ahead(per_process))
     stream = batches.to_iter_dataset(ahead)
     if config.data.workers:
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(config.data.workers))

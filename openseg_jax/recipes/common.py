@@ -37,7 +37,8 @@ def parse(argument: str, *flags: str) -> tuple:
 def start(dataset: str, method: str, backbone: str) -> ConfigDict:
     """The default config with data set, network and input, and the loss of the original's 4 GPUs.
 
-    There class weights are normalised, and hard pixels are mined, on each GPU alone.
+    There class weights are normalised, and hard pixels are mined, on each GPU alone. The batch norm
+    is that of the newer branch; `inplace_abn` is what all JSONs of the older one have.
     """
     config = default_config()
     config.data.name = dataset

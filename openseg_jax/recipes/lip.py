@@ -10,10 +10,13 @@ from openseg_jax.recipes.common import start
 
 
 def recipe(method: str, backbone: str) -> ConfigDict:
-    """lip/R_101_D_8.json, H_48_D_4.json or W_38_D_8.json; MobileNetV2 as R_101_D_8.json."""
+    """lip/R_101_D_8.json, H_48_D_4.json or W_38_D_8.json; MobileNetV2 as R_101_D_8.json.
+
+    R_101_D_8 names CE2P's loss, which the original lacks: cross entropy, as H_48_D_4 has it.
+    """
     config = start("lip", method, backbone)
     match nearest(backbone):
-        case "resnet101" | "mobilenet_v2" if config.data.scale == 1:
+        case "resnet101" if config.data.scale == 1:  # grey levels, of which it has another mean
             config.data.mean = (104.00698793, 116.66876762, 122.67891434)
         case "wide_resnet38":
             config.data.update(RGB_IMAGENET)

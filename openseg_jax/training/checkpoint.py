@@ -1,8 +1,9 @@
 """Checkpoints: every call into Orbax is here.
 
-A checkpoint holds the parameters, batch statistics, optimiser state and step under flat dotted
-names, and its config beside them. Random numbers and the data position follow from seed and
-step, so that nothing else is needed to go on bit for bit.
+A checkpoint holds the parameters, batch statistics, optimiser state, step and, if the run keeps
+one, the average of its weights under flat dotted names, and its config beside them. Random numbers
+and the data position follow from seed and step, so that nothing else is needed to go on bit for
+bit.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, SingleDeviceSharding
@@ -103,11 +105,20 @@ class Checkpoints:
             raise
 
     def restore(self, step: int, like: dict, mesh: jax.sharding.Mesh) -> dict:
-        """The state of a step, in the structure of `like`, replicated over `mesh`."""
-        wanted = flatten(like)
+        """The state of a step, in the structure of `like`, replicated over `mesh`.
+
+        An average of weights that the checkpoint does not have, as it is of a version that kept
+        none, starts from its weights.
+        """
         folder = self._checkpointer.directory / str(step)
         with _readable(folder):
             found = shapes(folder)
+        if "average" in like and not any(name.startswith("average.") for name in found):
+            weights = {name: like[name] for name in like if name != "average"}
+            state = self.restore(step, weights, mesh)
+            copy = jax.tree.map(jnp.copy, {name: state[name] for name in like["average"]})
+            return state | {"average": copy}
+        wanted = flatten(like)
         _check_names(wanted, found, str(folder))
         sharding = NamedSharding(mesh, REPLICATED)
         abstract = {

@@ -39,16 +39,21 @@ def _is_layer_weight(params: dict) -> dict:
 
 
 def learning_rates(optimizer, steps: int, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The rates of the backbone and of all else for update `step` (0 is the first).
+    """The rates of the backbone and of all else for the batch `step` (0 is the first).
+
+    Batches whose gradients accumulate have the rate of the first of them, which is that of one
+    large batch in a run with as many fewer steps.
 
     Args:
         optimizer: `config.optimizer`.
-        steps: length of the run.
+        steps: length of the run, in batches.
     """
+    together = optimizer.accumulate_steps
+    step = step - step % together
     rate = optimizer.learning_rate * _schedule(optimizer, steps, step)
     backbone, rest = rate, rate * optimizer.head_lr_multiplier
     if optimizer.warmup_steps:
-        progress = jnp.clip((step + 1) / optimizer.warmup_steps, 0, 1)
+        progress = jnp.clip((step + together) / optimizer.warmup_steps, 0, 1)
         if optimizer.warmup in ("linear", "quartic"):
             progress = progress if optimizer.warmup == "linear" else progress**4
             backbone, rest = backbone * progress, rest * progress
@@ -69,12 +74,17 @@ def _schedule(optimizer, steps: int, step: jax.Array) -> jax.Array:
     if name in ("poly", "cosine"):
         return _decay(optimizer, name, step, steps)
     if name in ("swa_poly", "swa_cosine"):
-        first = int(0.75 * steps)
-        cycle = (steps - first) // 5 + 1
+        first, cycle = _cycles(steps)
         shape = name.removeprefix("swa_")
         later = 0.5 * _decay(optimizer, shape, (step - first) % cycle, cycle)
         return jnp.where(step < first, _decay(optimizer, shape, step, first), later)
     return jnp.ones_like(step / steps)
+
+
+def _cycles(steps: int) -> tuple[int, int]:
+    """Of the schedules swa_poly and swa_cosine: the steps before the first cycle, and of each."""
+    first = int(0.75 * steps)
+    return first, (steps - first) // 5 + 1
 
 
 def _decay(optimizer, shape: str, step: jax.Array, steps: int) -> jax.Array:
@@ -93,6 +103,45 @@ def descend(params: dict, updates: dict, rates: tuple[jax.Array, jax.Array]) -> 
         return param - rate.astype(param.dtype) * update
 
     return jax.tree_util.tree_map_with_path(step, params, updates)
+
+
+def averages_cycles(config) -> bool:
+    """Whether the run ends in the cycles of stochastic weight averaging."""
+    return config.optimizer.schedule in ("swa_poly", "swa_cosine")
+
+
+def keeps_average(config) -> bool:
+    """Whether the state of a run has an `average` of its weights, to evaluate and predict with."""
+    return bool(config.train.ema_decay) or averages_cycles(config)
+
+
+def update_average(config, average: dict, new: dict, step: jax.Array) -> dict:
+    """The average after update `step` (0 is the first), of the kind that the run keeps."""
+    if averages_cycles(config):
+        return cycle_average(average, new, config.train.steps, step)
+    return moving_average(average, new, config.train.ema_decay, step)
+
+
+def cycle_average(average: dict, new: dict, steps: int, step: jax.Array) -> dict:
+    """Mean of the weights at the ends of the main part of a run and of each cycle after it.
+
+    (Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", UAI
+    2018, at the moments of the original's policies swa_lambda_….) Before them it is the weights
+    themselves.
+
+    Args:
+        average, new, step: as in `moving_average`.
+        steps: length of the run.
+    """
+    first, cycle = _cycles(steps)
+    done = step + 1 - first  # since the main part
+    averaged = (done + cycle - 1) // cycle  # ends before this one
+    at_end = (done % cycle == 0) | (step + 1 == steps)
+
+    def mean(a, b):
+        return jnp.where(done <= 0, b, jnp.where(at_end, a + (b - a) / (averaged + 1), a))
+
+    return jax.tree.map(mean, average, new)
 
 
 def moving_average(average: dict, new: dict, decay: float, step: jax.Array) -> dict:

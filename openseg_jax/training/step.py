@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from openseg_jax.compilation import compiler_options
 from openseg_jax.models import segmenter
+from openseg_jax.models.layers import BatchNorm
 from openseg_jax.parallel import REPLICATED
 from openseg_jax.preprocessing import compute_dtype, normalize
 from openseg_jax.training import optimizer, safety
@@ -37,7 +38,7 @@ def create_state(config, network: segmenter.Segmenter) -> tuple[dict, dict]:
         "optimizer": jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), momenta),
         "step": np.zeros((), np.int32),
     }
-    if config.train.ema_decay:
+    if optimizer.keeps_average(config):
         state["average"] = jax.tree.map(np.copy, {"params": params, "stats": stats})
     return state, graphs
 
@@ -85,18 +86,50 @@ def make_train_step(config, graph: nnx.GraphDef, mesh: Mesh, specs: dict) -> Cal
             "optimizer": momenta,
             "step": state["step"] + 1,
         }
-        if config.train.ema_decay:
-            new_state["average"] = optimizer.moving_average(
-                state["average"],
-                {"params": params, "stats": stats},
-                config.train.ema_decay,
-                state["step"],
+        if optimizer.keeps_average(config):
+            new_state["average"] = optimizer.update_average(
+                config, state["average"], {"params": params, "stats": stats}, state["step"]
             )
         if config.train.skip_nonfinite:
             new_state = safety.skip_unless_finite(metrics, new_state, state)
         return new_state, metrics
 
     return train_step
+
+
+def make_statistics_step(config, graph: nnx.GraphDef, mesh: Mesh, specs: dict) -> Callable:
+    """`statistics_step(weights, batch, index) -> weights`, compiled, with the weights donated.
+
+    Weights that were averaged over time never saw a batch. After this for `index` = 0, 1, … their
+    batch norms have the mean of the statistics that these batches have on their own.
+
+    Args:
+        graph, specs: as of `make_train_step`; `weights` is a dict of "params" and "stats".
+    """
+    dtype = compute_dtype(config.dtype)
+    replicated = NamedSharding(mesh, REPLICATED)
+    batch_shardings = {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
+
+    @partial(
+        jax.jit,
+        donate_argnums=0,
+        in_shardings=(replicated, batch_shardings, replicated),
+        out_shardings=replicated,
+        compiler_options=compiler_options(segmenter.high_resolution(config.model)),
+    )
+    def statistics_step(weights: dict, batch: dict, index: jax.Array) -> dict:
+        images = normalize(batch["image"], config.data, dtype, batch["brightness"], batch["box"])
+        random = jax.random.fold_in(jax.random.key(config.seed), config.train.steps + index)
+        network = nnx.merge(graph, weights["params"], weights["stats"])
+        for _, module in nnx.iter_modules(network):
+            if isinstance(module, BatchNorm):
+                module.momentum = 1.0  # nothing stays of the statistics before
+        network(images, nnx.Rngs(dropout=random), batch["label"].astype(jnp.int32))
+        alone = nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
+        mean = jax.tree.map(lambda a, b: a + (b - a) / (index + 1), weights["stats"], alone)
+        return {"params": weights["params"], "stats": mean}
+
+    return statistics_step
 
 
 def _norm(tree) -> jax.Array:

@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 
 from openseg_jax import config as config_lib
 from openseg_jax import config_checks, report_html
+from openseg_jax.data.built import Split
+from openseg_jax.data.folder import dataset_of
 from openseg_jax.data.pipeline import check_data, measured, training_batches
 from openseg_jax.errors import UserError
 from openseg_jax.evaluation import evaluator
@@ -23,11 +25,11 @@ from openseg_jax.evaluation.inference import local_weights
 from openseg_jax.models import segmenter
 from openseg_jax.parallel import batch_specs, make_mesh, replicate, shard_batch
 from openseg_jax.preprocessing import compute_dtype
-from openseg_jax.training import checkpoint, safety
+from openseg_jax.training import checkpoint, optimizer, safety
 from openseg_jax.training.checkpoint import Checkpoints, save_config
 from openseg_jax.training.initialization import initialize_from
 from openseg_jax.training.logs import Logs
-from openseg_jax.training.step import create_state, make_train_step
+from openseg_jax.training.step import create_state, make_statistics_step, make_train_step
 
 
 def train(config, workdir: Path, extend: bool = False) -> None:
@@ -111,6 +113,8 @@ def _loop(run: Run, state: dict, batches: Iterator[dict]) -> None:
             if values:
                 logs.training(step, values, config.train.batch_size)
             recent = []
+        if step == steps and optimizer.averages_cycles(config) and not config.train.freeze_norm:
+            state["average"] = _with_statistics(run, state["average"], batches)
         miou = _evaluate(run, state, step) if evaluating else None
         if saving:
             with logs.pause():
@@ -119,6 +123,25 @@ def _loop(run: Run, state: dict, batches: Iterator[dict]) -> None:
             logs.say(f"Stopped by a signal at step {step}; saved. The same command goes on.")
             return
     logs.say(f"Finished {steps} steps.")
+
+
+def _with_statistics(run: Run, weights: dict, batches: Iterator[dict]) -> dict:
+    """Weights averaged over cycles, with batch norm statistics of one pass through the data."""
+    config = run.config
+    data = config.data
+    images = len(Split(dataset_of(data), data.dir, data.train_split))
+    count = max(1, images // config.train.batch_size)
+    run.logs.say(f"Batch norm of the averaged weights: its statistics in {count} batches.")
+    statistics_step = None
+    with run.logs.pause():
+        for index in range(count):
+            batch = next(batches)
+            statistics_step = statistics_step or make_statistics_step(
+                config, run.graphs["train"], run.mesh, batch_specs(batch)
+            )
+            placed, number = shard_batch(batch, run.mesh), replicate(np.int32(index), run.mesh)
+            weights = statistics_step(weights, placed, number)
+    return weights
 
 
 def _evaluate(run: Run, state: dict, step: int) -> float:
