@@ -50,6 +50,7 @@ def add_commands(actions) -> list[argparse.ArgumentParser]:
     toy = actions.add_parser("toy", help="write a miniature of a data set, to try the whole path")
     toy.add_argument("name", help="of the catalogue")
     toy.add_argument("--out", required=True, type=Path, help="new folder, as its provider has it")
+    toy.add_argument("--form", default="", help="pascal_context: mat, png, json, pth or old_pth")
     toy.set_defaults(run=_toy)
 
     init = actions.add_parser("init", help="describe your own folder of images and masks")
@@ -60,7 +61,7 @@ def add_commands(actions) -> list[argparse.ArgumentParser]:
     init.set_defaults(run=_init)
 
     check = actions.add_parser("check", help="find what is wrong with a data set")
-    check.add_argument("target", help="your folder, or the name of a data set")
+    check.add_argument("target", help="your folder, or an archive of it, or a name")
     check.add_argument("--source", type=Path, help="check this source, not what was built")
     check.add_argument("--page", type=Path, help="write the findings as an HTML page, too")
     check.set_defaults(run=_check)
@@ -90,8 +91,11 @@ def _build(arguments) -> None:
     else:
         dataset = catalog.get(arguments.name)
     root = data_dir(arguments.out)
+    there = builder.place(dataset, root).is_dir()
     built = builder.build(dataset, arguments.source, root, arguments.reencode, arguments.workers)
     print(f"{dataset.name} is in {built}: {builder.summary(built)}")
+    if there:
+        print("It was built before. Remove that folder to build it anew.")
     cost = builder.cost(built)
     if cost:
         print(cost)
@@ -108,7 +112,7 @@ def _list(arguments) -> None:
 def _toy(arguments) -> None:
     from openseg_jax.data.toy import miniatures
 
-    name, out = miniatures.write(arguments.name, arguments.out), arguments.out
+    name, out = miniatures.write(arguments.name, arguments.out, arguments.form), arguments.out
     built = out.with_name(f"{out.name}_built")  # not among the real ones
     print(
         f"Wrote {out}: a few drawn pictures in the layout of {name}. Then\n"
@@ -149,18 +153,18 @@ def _init(arguments) -> None:
 
 
 def _check(arguments) -> int:
-    from openseg_jax.data import catalog, description, doctor, doctor_report, folder
+    from openseg_jax.data import catalog, description, doctor, doctor_report
     from openseg_jax.data.inspect import inspect
 
     target = Path(arguments.target)
     if arguments.source:
         report = doctor.check_source(catalog.get(arguments.target), arguments.source)
-    elif (target / description.FILE).is_file():
-        report = doctor.check_source(folder.dataset(target), target)
+    elif target.is_file() or (target / description.FILE).is_file():
+        report = doctor.check_folder(description.load(target), target)
     elif target.is_dir() and not _is_built(target):
         found = inspect(target).description
         print(f"{target} has no {description.FILE}; it is taken as `openseg data init` sees it.")
-        report = doctor.check_source(folder.dataset_from(found, target), target)
+        report = doctor.check_folder(found, target)
     else:
         dataset, config = _built(arguments.target, arguments.dir)
         report = doctor.check_built(dataset, config.data.dir)
@@ -172,12 +176,15 @@ def _check(arguments) -> int:
 
 
 def _show(arguments) -> None:
+    from openseg_jax.data.folder import typical_crop
     from openseg_jax.data.gallery import gallery
 
     dataset, config = _built(arguments.target, arguments.dir)
     if arguments.config:
         given = _read_config(arguments.config)
         config.augment, config.seed = given.augment, given.seed
+    else:
+        config.augment.crop = typical_crop(dataset, config.data.dir)
     page = gallery(dataset, config, arguments.split, arguments.count)
     path = arguments.page or Path(f"{dataset.name}_{arguments.split.replace('+', '_')}.html")
     path.write_text(page, encoding="utf-8")

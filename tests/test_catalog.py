@@ -13,9 +13,11 @@ from miniatures import ids, image, packed
 from PIL import Image
 
 from openseg_jax import cli
+from openseg_jax.config import default_config
 from openseg_jax.data import builder, catalog
 from openseg_jax.data.built import Split
 from openseg_jax.data.dataset import IGNORE
+from openseg_jax.data.pipeline import check_data, names_of_batch, training_batches
 from openseg_jax.data.toy import miniatures
 from openseg_jax.data.toy.files import SIZE, write_mat, write_png
 from openseg_jax.data.toy.miniatures import NATIVE
@@ -44,11 +46,11 @@ def assert_reads(name: str, source: Path, expected: dict) -> dict:
     return found
 
 
-PACKED = sorted(NATIVE.keys() - {"camvid"})  # CamVid is a folder of a repository
+OF_THE_ORIGINAL = sorted(NATIVE.keys() - {"camvid", "coco_stuff_164k"})
 
 
 @pytest.mark.parametrize("how", ["folder", "zip", "nested zips", "tar", "tar.gz"])
-@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("name", NATIVE)
 def test_reads_what_providers_ship(tmp_path, name, how):
     root = tmp_path / "source"
     root.mkdir()
@@ -56,7 +58,7 @@ def test_reads_what_providers_ship(tmp_path, name, how):
     assert_reads(name, packed(root, how), expected)
 
 
-@pytest.mark.parametrize("name", [n for n in PACKED if n != "coco_stuff_164k"])
+@pytest.mark.parametrize("name", OF_THE_ORIGINAL)
 def test_reads_the_tree_of_the_original(tmp_path, name):
     suffix = "_leftImg8bit" if name == "cityscapes" else ""
     folder = "images" if name == "coco_stuff" else "image"  # as its script wrote it
@@ -96,14 +98,17 @@ def test_a_miniature_is_not_written_over_files(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
     assert cli.main(["data", "toy", "lip", "--out", str(tmp_path)]) == 2
     assert "Choose another --out" in capsys.readouterr().err
+    assert cli.main(["data", "toy", "lip", "--out", str(tmp_path / "new"), "--form", "json"]) == 2
+    assert "--form is for pascal_context" in capsys.readouterr().err
     assert cli.main(["data", "toy", "toy_street", "--out", str(tmp_path / "new")]) == 2
     assert "openseg data build toy_street" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("form", ["mat", "png", "json", "pth", "pth before 1.6"])
+@pytest.mark.parametrize("form", miniatures.CONTEXT_FORMS)
 def test_pascal_context_is_the_same_in_every_form(tmp_path, form):
-    expected = miniatures.pascal_context(tmp_path, form)
-    assert_reads("pascal_context", tmp_path, expected)
+    expected = miniatures.pascal_context(tmp_path / "here", form)
+    assert miniatures.write("pascal_context_60", tmp_path / "toy", form) == "pascal_context"
+    assert_reads("pascal_context", tmp_path / "toy", expected)
     # One build serves both variants.
     label = expected["train"]["2008_000002"]
     of_59, of_60 = catalog.get("pascal_context"), catalog.get("pascal_context_60")
@@ -163,6 +168,14 @@ def test_cityscapes_keeps_instance_ids_and_joins_splits(tmp_path):
     split = Split(dataset, str(tmp_path / "out"), "trainval")
     assert [split[i]["name"].split("_")[0] for i in range(len(split))] == ["bonn", "ulm", "lindau"]
     np.testing.assert_array_equal(split.instances(0), cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+    config = default_config()
+    config.data.update(name="cityscapes", dir=str(tmp_path / "out"), train_split="trainval")
+    config.data.boundaries = "instances"
+    config.train.batch_size = 3
+    config.augment.crop = (32, 32)
+    check_data(config)
+    assert sorted(names_of_batch(config, 0)) == sorted(split[i]["name"] for i in range(3))
+    assert next(training_batches(config))["distance"].shape == (3, 32, 32)
 
 
 def test_a_variant_reads_the_build_of_its_data_set(tmp_path):
@@ -217,7 +230,7 @@ def test_a_wrong_source_says_what_was_looked_for_and_how_to_get_it(tmp_path, nam
     assert "train" in str(error.value)
 
 
-@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("name", sorted(NATIVE.keys() - {"camvid"}))
 def test_images_without_labels_are_not_the_data_set(tmp_path, name):
     expected = NATIVE[name](tmp_path)
     labelled = [".png", ".mat"] if name != "cityscapes" else ["Ids.png"]
@@ -268,6 +281,14 @@ def test_facts_are_complete(name):
         stored = catalog.get(dataset.stored_as)
         assert not stored.stored_as
         assert dataset.label_map.train_ids.keys() == stored.label_map.train_ids.keys()
+
+
+def test_names_of_coco_stuff_are_the_providers(real_data):
+    lines = (real_data / "formats/coco_stuff_164k/cocostuff10k-labels.txt").read_text().splitlines()
+    names = dict(line.split(": ", 1) for line in lines if line)
+    dataset = catalog.get("coco_stuff")
+    ids = dataset.label_map.decode(np.arange(171, dtype=np.uint8))
+    assert [names[str(i)] for i in ids] == list(dataset.classes)
 
 
 @pytest.mark.parametrize("name", ["lip", "celeba_mask"])

@@ -1,13 +1,17 @@
 """Label maps, readers, the builder, augmentation, and the stream of batches."""
 
+import copy
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from conftest import run
 
 from openseg_jax.config import default_config
@@ -190,6 +194,11 @@ def test_several_splits_can_be_read_as_one(stream_config):
     assert not Split(dataset, stream_config.data.dir, "train+test").labelled
 
 
+def test_a_split_of_that_name_goes_before_a_combination(stream_config):
+    dataset = dataclasses.replace(catalog.get("camvid"), combined_splits={"val": ("train", "val")})
+    assert len(Split(dataset, stream_config.data.dir, "val")) == 3
+
+
 def test_boundary_maps_come_with_the_batches(stream_config):
     stream_config.data.boundaries = "classes"
     try:
@@ -223,13 +232,41 @@ def test_instance_ids_make_boundaries(tmp_path):
 
 
 def test_an_interrupted_build_starts_again(tmp_path):
-    source = camvid_folder(tmp_path / "CamVid", "ids")
-    leftover = tmp_path / "out" / "camvid" / "1.0.0.incompleteABC"
-    leftover.mkdir(parents=True)
+    source, out = camvid_folder(tmp_path / "CamVid", "ids"), tmp_path / "out"
+    context = tfds.core.utils.incomplete_dir(out / "camvid" / "1.0.0")  # as TFDS writes
+    leftover = Path(context.__enter__())
     (leftover / "junk").write_text("half a shard")
-    folder = builder.build(catalog.get("camvid"), source, tmp_path / "out")
-    assert folder.is_dir() and not leftover.exists()
-    assert builder.build(catalog.get("camvid"), source, tmp_path / "out") == folder  # is there
+    folder = builder.build(catalog.get("camvid"), source, out)
+    assert list(out.iterdir()) == [out / "camvid"] and list((out / "camvid").iterdir()) == [folder]
+    assert builder.build(catalog.get("camvid"), source, out) == folder  # is there
+
+
+SLEEPERS = """
+import time
+from openseg_jax.data.processes import in_processes
+results = in_processes(time.sleep, [0] + [60] * 63, workers=2)
+next(results)
+print("ready", flush=True)
+next(results)
+"""
+
+
+def test_processes_end_with_the_one_that_started_them(environment):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", SLEEPERS], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout.readline() == "ready\n"
+    parent.kill()
+    parent.communicate(timeout=30)  # returns when the last process that has its stdout has ended
+
+
+def test_a_build_of_less_is_not_taken_for_one_of_more(tmp_path):
+    source, out = camvid_folder(tmp_path / "CamVid", "ids"), tmp_path / "out"
+    (source / "val").rename(tmp_path / "later")
+    builder.build(catalog.get("camvid"), source, out)
+    (tmp_path / "later").rename(source / "val")
+    with pytest.raises(UserError, match="with 5 train, 2 test images; .* 5 train, 3 val, 2 test"):
+        builder.build(catalog.get("camvid"), source, out)
 
 
 def test_label_map_both_ways_and_unknown_ids():
@@ -282,19 +319,32 @@ def test_any_batch_can_be_had_without_the_ones_before(stream_config):
     assert_same(take(stream_config, 8)[5:], take(stream_config, 3, start=5))
 
 
+def test_a_batch_may_be_a_single_image(stream_config):
+    alone = copy.deepcopy(stream_config)
+    alone.train.batch_size = 1
+    first = take(stream_config, 1)[0]["image"]
+    np.testing.assert_array_equal([b["image"][0] for b in take(alone, 2)], first)
+
+
 def test_measuring_the_pipeline_loses_no_batch(stream_config):
     stream, speed = measured(training_batches(stream_config), batch_size=2)
     assert_same([next(stream) for _ in range(8)], take(stream_config, 8))
     assert speed > 0
 
 
-def test_two_processes_share_one_global_stream(stream_config):
-    whole = take(stream_config, 4)
-    parts = [take(stream_config, 4, process=i, processes=2) for i in range(2)]
-    for batch, first, second in zip(whole, *parts, strict=True):
-        np.testing.assert_array_equal(
-            batch["image"], np.concatenate([first["image"], second["image"]])
-        )
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_one_global_stream(stream_config, processes):
+    stream_config.train.batch_size = 4
+    try:
+        whole = take(stream_config, 4)
+        parts = [take(stream_config, 4, process=i, processes=processes) for i in range(processes)]
+    finally:
+        stream_config.train.batch_size = 2
+    for batch, *shares in zip(whole, *parts, strict=True):
+        for name, array in batch.items():
+            # Position i is in process i % processes.
+            together = np.stack([share[name] for share in shares], 1).reshape(array.shape)
+            np.testing.assert_array_equal(array, together)
 
 
 def test_epochs_differ_and_the_seed_decides(stream_config):
@@ -307,7 +357,7 @@ def test_epochs_differ_and_the_seed_decides(stream_config):
 
 def test_evaluation_sees_each_image_once_on_any_number_of_processes(stream_config):
     split = Split(catalog.get("camvid"), stream_config.data.dir, "train")
-    for processes in (1, 2, 3):
+    for processes in (1, 2, 3, 4):
         names = [
             example["name"]
             for process in range(processes)

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from test_folder import SIZE, labels, own, write
 
-from openseg_jax.data import catalog, description, doctor, doctor_report, folder
-from openseg_jax.data.dataset import LabelMap
+from openseg_jax.data import catalog, description, doctor, doctor_report
 from openseg_jax.data.inspect import inspect
+from openseg_jax.data.toy import miniatures
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def healthy(tmp_path):
 
 
 def check(root):
-    return doctor.check_source(folder.dataset(root), root)
+    return doctor.check_folder(description.load(root), root)
 
 
 def test_a_healthy_folder_has_no_findings(healthy):
@@ -74,18 +74,31 @@ def replace_image(root, array):
     write(root / "images/train/a0.png", array)
 
 
+def palettes_by_file(root):
+    """Every mask as an editor saves it: its own palette, in the order in which colours come."""
+    for i, label in enumerate(labels()):
+        order = np.roll(np.arange(3), i)
+        picture = Image.fromarray(order[label].astype(np.uint8))
+        picture.putpalette(sum(([40 * c, 0, 0] for c in np.argsort(order).tolist()), []))
+        write(root / f"masks/{'train' if i < 4 else 'val'}/a{i}.png", picture)
+
+
 FAULTS = {  # what happens to the folder, severity, kind, what the finding names
     "RGB mask read as ids": (
         lambda r: write(r / MASK, np.random.default_rng(0).integers(0, 3, (*SIZE, 3), np.uint8)),
-        ("error", "unreadable", "a0.png: a mask of ids has one channel"),
+        ("error", "bad label", "a0.png: a mask of ids has one channel"),
+    ),
+    "palette mask read as ids": (
+        palettes_by_file,
+        ("error", "palettes differ", "a0.png it is (0, 0, 0)"),
     ),
     "id out of range": (
         lambda r: write(r / MASK, np.full(SIZE, 9, np.uint8)),
-        ("error", "unreadable", "a0.png: the value 9 (768 pixels) is in no class"),
+        ("error", "bad label", "a0.png: the value 9 (768 pixels) is in no class"),
     ),
     "16-bit mask": (
         lambda r: write(r / MASK, np.full(SIZE, 700, np.uint16)),
-        ("error", "unreadable", "a0.png: the value 700"),
+        ("error", "bad label", "a0.png: the value 700"),
     ),
     "sizes differ": (
         lambda r: write(r / MASK, labels()[0][:10]),
@@ -102,6 +115,7 @@ FAULTS = {  # what happens to the folder, severity, kind, what the finding names
         ("error", "unreadable", "train: the image of a0"),
     ),
     "truncated image": (lambda r: truncate(r / IMAGE), ("error", "truncated", "image of a0")),
+    "truncated mask": (lambda r: truncate(r / MASK), ("error", "unreadable", "a0.png")),
     "empty file": (lambda r: (r / IMAGE).write_bytes(b""), ("error", "empty file", "a0.jpg")),
     "empty archive": (
         lambda r: (r / "more.zip").write_bytes(b""),
@@ -118,6 +132,10 @@ FAULTS = {  # what happens to the folder, severity, kind, what the finding names
     "alpha channel": (
         lambda r: replace_image(r, np.random.default_rng(1).integers(0, 9, (*SIZE, 4), np.uint8)),
         ("warning", "alpha channel", "train: the image of a0"),
+    ),
+    "16-bit image": (
+        lambda r: replace_image(r, np.arange(768, dtype=np.uint16).reshape(SIZE) * 80),
+        ("warning", "16-bit image", "train: the image of a0"),
     ),
     "EXIF rotation": (
         lambda r: rotated(r / IMAGE),
@@ -141,6 +159,14 @@ FAULTS = {  # what happens to the folder, severity, kind, what the finding names
         lambda r: write(r / MASK, np.full(SIZE, 255, np.uint8)),
         ("warning", "all ignored", "a0.png"),
     ),
+    "no split val": (
+        lambda r: edit(
+            r,
+            splits={"train": {"images": "images/{name}.jpg", "masks": "masks/{name}.png"}},
+            val_fraction=0,
+        ),
+        ("warning", "no val", "mine has train"),
+    ),
 }
 
 
@@ -158,19 +184,66 @@ def test_each_fault_is_found_and_named(healthy, fault):
     assert doctor.MENDS[kind] in doctor_report.html(report)
 
 
-def test_label_ids_where_train_ids_are_meant_and_the_other_way():
-    ids = np.random.default_rng(0).integers(0, 34, (50, 60)).astype(np.uint8)
-    hint = doctor._hint(ids, LabelMap.identity(19))
-    assert "labelIds where trainIds are meant" in hint
-    assert "ids 1 to 3" in doctor._hint(np.array([[1, 3]], np.uint8), LabelMap.identity(3))
+def test_label_ids_where_train_ids_are_meant(tmp_path):
+    root = own(tmp_path / "own", lambda x: x * 6)
+    (root / "classes.txt").write_text("\n".join(f"{i} class{i}" for i in range(19)))
+    description.save(inspect(root).description, root)
+    write(root / "masks/a3.png", np.where(labels()[3] == 1, 33, 7).astype(np.uint8))
+    (problem,) = [p for p in check(root).problems if p.severity == "error"]
+    assert problem.kind == "bad label" and "a3.png: the value 33" in problem.where
+    assert "labelIds where trainIds are meant" in problem.where
+
+
+def test_ids_from_1_where_0_is_meant(healthy):
+    write(healthy / MASK, labels()[0] + 1)
+    (problem,) = check(healthy).problems
+    assert "classes have the ids 1 to 3, and is 0 ignored?" in problem.where
+
+
+def test_train_ids_where_the_providers_are_meant(tmp_path):
     dataset = catalog.get("cityscapes")
-    counts = np.zeros(256, np.int64)
-    counts[[*range(19), 255]] = 100
-    pixels = {"train": doctor._by_class(dataset, counts)}
-    kinds = {p.kind for p in doctor._class_problems(dataset, pixels, counts)}
-    assert "train ids" in kinds
-    counts[33] = 100  # no train id: these are the provider's
-    assert "train ids" not in {p.kind for p in doctor._class_problems(dataset, pixels, counts)}
+    miniatures.cityscapes(tmp_path)
+    assert "train ids" not in {p.kind for p in doctor.check_source(dataset, tmp_path).problems}
+    for path in tmp_path.rglob("*_labelIds.png"):
+        write(path, dataset.label_map.encode(np.asarray(Image.open(path))))
+    (problem,) = [
+        p for p in doctor.check_source(dataset, tmp_path).problems if p.severity == "error"
+    ]
+    assert problem.kind == "train ids" and "ids 0 to 18" in problem.where
+
+
+PROVIDED = {  # faults of what a provider ships
+    "missing label": (
+        lambda r: (r / "annotations/training/ADE_train_00000001.png").unlink(),
+        ("unpaired", "split train: 1 examples; 1 more", "ADE_train_00000001"),
+    ),
+    "colours": (
+        lambda r: converted(r / "annotations/training/ADE_train_00000001.png", "RGB"),
+        ("bad label", "ADE_train_00000001.png: a label must be one 8-bit channel"),
+    ),
+    "16 bits": (
+        lambda r: write(
+            r / "annotations/training/ADE_train_00000001.png", np.full((48, 64), 700, np.uint16)
+        ),
+        ("bad label", "ADE_train_00000001.png: a label must be one 8-bit channel", "value 700"),
+    ),
+    "truncated": (
+        lambda r: truncate(r / "images/validation/ADE_val_00000002.jpg"),
+        ("truncated", "val: the image of ADE_val_00000002"),
+    ),
+    "empty archive": (lambda r: (r / "more.tar").write_bytes(b""), ("empty file", "more.tar")),
+}
+
+
+@pytest.mark.parametrize("fault", PROVIDED)
+def test_faults_of_what_a_provider_ships_are_named(tmp_path, fault):
+    miniatures.ade20k(tmp_path)
+    plant, (kind, *named) = PROVIDED[fault]
+    plant(tmp_path / "ADEChallengeData2016")
+    report = doctor.check_source(catalog.get("ade20k"), tmp_path)
+    found = [p.where for p in report.problems if p.kind == kind]
+    assert len(found) == 1 and all(part in found[0] for part in named), report.problems
+    assert report.has_errors == (kind != "unpaired")
 
 
 def test_the_command_reports_and_fails_on_errors(healthy, openseg, tmp_path):

@@ -1,16 +1,20 @@
 """A user's own images and masks: from a folder in any usual form to training examples."""
 
+import dataclasses
 import json
 import re
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
+from miniatures import packed
 from PIL import Image
 
 from openseg_jax.config import default_config
 from openseg_jax.config_checks import validate
-from openseg_jax.data import builder, description, folder
+from openseg_jax.data import builder, description, doctor, folder
 from openseg_jax.data.built import Split
 from openseg_jax.data.dataset import IGNORE
 from openseg_jax.data.inspect import inspect
@@ -78,6 +82,14 @@ def palette_png(label):
     return picture
 
 
+def palette_by_file(label):
+    """COLORS as a palette PNG, in an order that is the file's own."""
+    order = np.roll(np.arange(3), label[1, 0])
+    picture = Image.fromarray(order[label].astype(np.uint8))
+    picture.putpalette(COLORS[np.argsort(order)].tobytes())
+    return picture
+
+
 def rgb(label):
     return np.repeat(label[..., None], 3, -1)
 
@@ -97,6 +109,20 @@ MASKS = {  # how a label is encoded, the list of classes, train ids of 0, 1, 2, 
         "16 bits",
     ),
     "palette": (palette_png, "", [0, 1, IGNORE], "background class_1", "palette PNGs"),
+    "palettes that differ": (
+        palette_by_file,
+        "",
+        [2, 1, 0],
+        "class_0_0_0 class_0_128_0 class_128_0_0",
+        "ids may differ by file",
+    ),
+    "palette and a list of colours": (
+        palette_by_file,
+        "name,r,g,b\nroad,128,0,0\ntree,0,128,0\n",
+        [0, 1, IGNORE],
+        "road tree",
+        "Colour 0,0,0",
+    ),
     "gray RGB": (rgb, "", AS_THEY_ARE, "background class_1 class_2", "three channels"),
     "colors": (
         lambda x: COLORS[x],
@@ -228,6 +254,29 @@ def test_what_cannot_be_understood_is_said(tmp_path, case):
         inspect(root)
 
 
+@pytest.mark.parametrize("how", ["zip", "tar.gz"])
+def test_a_described_folder_may_be_an_archive(tmp_path, how):
+    root = own(tmp_path / "own", lambda x: COLORS[x], "road 128 0 0\ntree 0 128 0\nsky 0 0 0")
+    with pytest.raises(UserError, match=r"is missing: [\s\S]*openseg data init UNPACKED_FOLDER"):
+        folder.dataset(packed(root, how))
+    description.save(inspect(root, "mine").description, root)
+    archive = packed(root, how)
+    assert not doctor.check_folder(description.load(archive), archive).has_errors
+    dataset = folder.dataset(archive)
+    builder.build(dataset, archive, tmp_path / "out")
+    read = read_back(dataset, tmp_path / "out")
+    for i, label in enumerate(labels()):
+        np.testing.assert_array_equal(read[f"a{i}"], label)
+
+
+def test_a_build_with_other_classes_is_not_taken_for_this_one(tmp_path):
+    root, out = own(tmp_path / "own", lambda x: x), tmp_path / "out"
+    _, dataset = build(root, out)
+    renamed = dataclasses.replace(dataset, classes=("a", "b", "c"))
+    with pytest.raises(UserError, match="built already, with other classes. Remove"):
+        builder.build(renamed, root, out)
+
+
 def test_a_folder_without_masks_is_refused(tmp_path):
     images(tmp_path / "own", ["images/a.jpg", "images/b.jpg"])
     with pytest.raises(UserError, match="2 images and 0 masks were found. Put photographs"):
@@ -304,3 +353,25 @@ def test_two_commands_lead_from_a_folder_to_training(tmp_path, openseg):
     assert shown.returncode == 0, shown.stderr
     page = (tmp_path / "show.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 2 * 4 and "class_1" in page
+
+
+@pytest.mark.slow
+def test_main_trains_with_the_config_that_init_wrote(tmp_path, openseg, environment):
+    root = own(tmp_path / "paths", lambda x: x)
+    for arguments in (("init", root), ("build", "folder", "--source", root)):
+        done = openseg("data", *arguments)
+        assert done.returncode == 0, done.stderr
+    changes = ("train.steps=2", "train.batch_size=2", "train.eval_every=2")
+    finished = subprocess.run(
+        [
+            *(sys.executable, "-m", "openseg_jax.main", f"--config={root / 'paths_ocr.py'}"),
+            *(f"--workdir={tmp_path / 'run'}", *(f"--config.{change}" for change in changes)),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert finished.returncode == 0, finished.stderr
+    scores = json.loads((tmp_path / "run" / "eval" / "2.json").read_text())
+    assert len(scores["iou"]) == 3

@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from openseg_jax.data.records import FORMATS, NO_COST, Cost
 from openseg_jax.errors import UserError
 
 EXAMPLES_PER_SHARD = 256
+OWN_FACTS = ("classes", "palette", "label_map", "flip_pairs")  # configs of own data have these
 
 
 def build(
@@ -36,7 +38,8 @@ def build(
 ) -> Path:
     """Builds `dataset` from `source` into `out/NAME/VERSION` and returns that folder.
 
-    The folder appears only when complete; a build that was interrupted starts again.
+    The folder appears only when complete; a build that was interrupted starts again. One that is
+    there stays as it is; UserError if it cannot be of this source.
 
     Args:
         reencode: a faster image format: raw (uncompressed) or jpeg (loses a little); what it
@@ -49,14 +52,14 @@ def build(
         dataset = catalog.get(dataset.stored_as)
     if dataset.needs_source:
         _check_source(dataset, source)
-    target = out / dataset.name / dataset.version
-    if target.is_dir():
-        _check_built(target, reencode)
-        return target
+    target = place(dataset, out)
     splits = {split: loads for split, loads in dataset.read(source).items() if loads}
     if not splits:
         raise UserError(f"{source} holds no split of {dataset.name}.\n{dataset.how_to_get}")
-    for leftover in (out / dataset.name).glob(f"{dataset.version}.incomplete*"):
+    if target.is_dir():
+        _check_built(target, dataset, splits, reencode)
+        return target
+    for leftover in (out / dataset.name).glob(f"incomplete.*_{dataset.version}"):  # TFDS' name
         shutil.rmtree(leftover)
     logging.getLogger("absl").setLevel(logging.WARNING)
     tfds.disable_progress_bar()
@@ -65,17 +68,29 @@ def build(
         with (
             contextlib.redirect_stdout(io.StringIO()),  # TFDS says where it downloads from
             tqdm(desc=dataset.name, total=count, unit="image", leave=False) as progress,
+            tempfile.TemporaryDirectory() as nothing,  # TFDS would make a folder downloads/
         ):
             builder_class = _builder_class(dataset, splits, reencode, workers, progress)
-            builder_class(data_dir=str(out), file_format="array_record").download_and_prepare()
+            tfds_builder = builder_class(data_dir=str(out), file_format="array_record")
+            tfds_builder.download_and_prepare(download_dir=nothing)
     except OSError as error:
         raise UserError(f"Cannot write the data set to {out}: {error}") from error
     return target
 
 
+def place(dataset: DataSet, out: Path) -> Path:
+    """The folder that `build` makes."""
+    stored = catalog.get(dataset.stored_as) if dataset.stored_as else dataset
+    return out / stored.name / stored.version
+
+
 def summary(folder: Path) -> str:
     """The number of images in each split of a built data set, in words."""
-    return ", ".join(f"{count} {name}" for name, count in split_sizes(folder).items())
+    return _counts(split_sizes(folder))
+
+
+def _counts(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sizes.items())
 
 
 def cost(folder: Path) -> str:
@@ -84,12 +99,22 @@ def cost(folder: Path) -> str:
     return f"{noted['format']}: {Cost(*noted['cost'])}" if noted else ""
 
 
-def _check_built(target: Path, reencode: str) -> None:
-    noted = (metadata(target).get("reencode") or {}).get("format", "")
-    if noted != reencode:
+def _check_built(target: Path, dataset: DataSet, splits: dict, reencode: str) -> None:
+    noted, facts = metadata(target), _facts(dataset)
+    before = (noted.get("reencode") or {}).get("format", "")
+    sizes = {split: len(loads) for split, loads in splits.items()}
+    own = dataset.name not in catalog.names()  # the facts of others are not read from the build
+    others = [name for name in OWN_FACTS if own and noted.get(name) != facts[name]]
+    problems = (
+        before != reencode
+        and f"with images {before or 'as they were'}, not {reencode or 'as they were'}",
+        split_sizes(target) != sizes
+        and f"with {summary(target)} images; the source has {_counts(sizes)}",
+        others and f"with other {others[0].replace('_', ' ')}",
+    )
+    for problem in filter(None, problems):
         raise UserError(
-            f"{target} is built already, with images {noted or 'as they were'}, not "
-            f"{reencode or 'as they were'}. Remove that folder to build it again, or give "
+            f"{target} is built already, {problem}. Remove that folder to build it again, or give "
             "another --out."
         )
 

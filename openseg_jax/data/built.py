@@ -6,7 +6,7 @@ import bisect
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +24,14 @@ class Split:
     `split[i]` is `{"name": str, "image": (h, w, 3) uint8 RGB, "label": (h, w) uint8 train ids}`.
 
     Args:
-        split: a split's name, a combination that the data set names, or several joined by `+`.
+        split: a split's name, else a combination that the data set names, or several joined by
+            `+`.
     """
 
     def __init__(self, dataset: DataSet, configured_dir: str, split: str):
         self.dataset, self.split = dataset, split
         self.folder = built_folder(dataset, data_dir(configured_dir))
-        self.parts = dataset.combined_splits.get(split) or tuple(split.split("+"))
-        self._sources = _open(self.folder, self.parts)
+        self.parts, self._sources = _open(self.folder, split, dataset.combined_splits)
         self._ends = list(itertools.accumulate(map(len, self._sources)))
 
     def __len__(self) -> int:
@@ -107,17 +107,20 @@ def split_sizes(folder: Path) -> dict[str, int]:
     return {name: split.num_examples for name, split in splits.items()}
 
 
-def _open(folder: Path, splits: Sequence[str]) -> list:
+def _open(folder: Path, split: str, combinations: Mapping[str, tuple[str, ...]]) -> tuple:
+    """The names of the splits that `split` stands for, and their sources."""
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(folder)
-    for split in splits:
-        if split not in builder.info.splits:
+    there = builder.info.splits
+    parts = (split,) if split in there else combinations.get(split) or tuple(split.split("+"))
+    for part in parts:
+        if part not in there:
             raise UserError(
-                f"{folder} has no split {split!r}, only {', '.join(builder.info.splits)}. Set "
+                f"{folder} has no split {part!r}, only {', '.join(there)}. Set "
                 "config.data.train_split or config.data.eval_split, or build it from a full "
                 "source."
             )
     skip = tfds.decode.SkipDecoding()
     decoders = {"image": skip, "label": skip}
-    return [builder.as_data_source(split, decoders=decoders) for split in splits]
+    return parts, [builder.as_data_source(part, decoders=decoders) for part in parts]

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from openseg_jax.data.archive import File, list_files
 from openseg_jax.data.dataset import IGNORE
 from openseg_jax.errors import UserError
 
@@ -60,16 +61,17 @@ def save(description: Description, folder: Path) -> Path:
     return path
 
 
-def load(folder: Path) -> Description:
-    """Reads and checks the `dataset.json` of a folder."""
-    path = folder / FILE
-    if not path.is_file():
+def load(source: Path) -> Description:
+    """Reads and checks the `dataset.json` of a folder, or of an archive of such a folder."""
+    path, archived = source / FILE, {} if source.is_dir() else files_of(source)
+    write_it = f"openseg data init {source if source.is_dir() else 'UNPACKED_FOLDER'}"
+    if not path.is_file() and FILE not in archived:
         raise UserError(
             f"{path} is missing: it says which masks belong to which images and what their "
-            f"values mean. Write it with\n  openseg data init {folder}"
+            f"values mean. Write it with\n  {write_it}"
         )
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(archived[FILE].read() if archived else path.read_text())
         classes = tuple(
             Category(str(c["name"]), tuple(map(int, c["color"])), tuple(c["values"]))
             for c in values.pop("classes")
@@ -80,10 +82,21 @@ def load(folder: Path) -> Description:
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} cannot be understood ({error!r}). Correct it, or write it again with\n"
-            f"  openseg data init {folder}"
+            f"  {write_it}"
         ) from error
     _validate(description, path)
     return description
+
+
+def files_of(source: Path) -> dict[str, File]:
+    """The files of a folder, or of an archive of one, by their path from its `dataset.json`."""
+    if source.is_dir():
+        paths = sorted(path for path in source.rglob("*") if path.is_file())
+        return {path.relative_to(source).as_posix(): File(str(path)) for path in paths}
+    files = list_files(source)
+    tops = [path.removesuffix(FILE) for path in files if path.endswith(f"/{FILE}")]
+    top = min(tops, key=len, default=f"{source.name}/")
+    return {path.removeprefix(top): file for path, file in files.items() if path.startswith(top)}
 
 
 def _validate(description: Description, path: Path) -> None:

@@ -5,8 +5,7 @@ Works on any DataSet and its loads: what a provider ships, a user's own folder, 
 
 from __future__ import annotations
 
-import hashlib
-import io
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,19 +13,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from openseg_jax.config import data_dir
-from openseg_jax.data import description
 from openseg_jax.data import folder as folders
+from openseg_jax.data.archive import File
 from openseg_jax.data.built import Split, built_folder, split_sizes
-from openseg_jax.data.dataset import IGNORE, DataSet, Example, LabelMap
-from openseg_jax.data.images import decode_image, truncated
+from openseg_jax.data.dataset import IGNORE, DataSet, Example
+from openseg_jax.data.description import Description
+from openseg_jax.data.examine import ERROR, WARNING, Examined, Problem, examine
 from openseg_jax.data.layout_guess import FILE_TYPES
+from openseg_jax.data.masks import palette_of
 from openseg_jax.data.processes import in_processes
 from openseg_jax.errors import UserError
 
-ERROR, WARNING = "error", "warning"
 ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".mat", ".json"}
 MENDS = {
     "unreadable": "fetch or write the file again, or remove it with its partner",
@@ -40,6 +39,8 @@ MENDS = {
     "16-bit image": "it is cut to 8 bits: save it as you want it in 8",
     "EXIF rotation": "it is ignored: label the pixels as stored, or rotate them for good",
     "all ignored": "nothing can be learned from it: label it, or leave it out",
+    "palettes differ": "their ids mean nothing: run `openseg data init --force` to go by colours",
+    "unpaired": "they are left out: fetch what is missing",
     "no mask": "it is left out: label it, or remove it",
     "no image": "it is left out: find its image, or remove it",
     "leakage": "remove it from one split: scores would be too good",
@@ -48,25 +49,6 @@ MENDS = {
     "train ids": "give the provider's own labels; these were mapped already",
     "no val": "evaluation needs a split val",
 }
-
-
-class Problem(NamedTuple):
-    """One thing that is wrong (error) or looks wrong (warning)."""
-
-    severity: str
-    kind: str  # a key of MENDS
-    where: str
-
-
-class Examined(NamedTuple):
-    """What was found out about one example."""
-
-    split: str
-    name: str
-    problems: list[Problem]
-    ids: np.ndarray | None = None  # (256,) pixels of each provider id
-    size: tuple[int, int] = (0, 0)
-    content: str = ""  # equal for equal pictures
 
 
 class Report(NamedTuple):
@@ -83,16 +65,27 @@ class Report(NamedTuple):
         return any(problem.severity == ERROR for problem in self.problems)
 
 
-def check_source(dataset: DataSet, source: Path, workers: int = 0) -> Report:
-    """Checks what a provider ships, or a user's own folder, before it is built."""
-    problems = _empty_files(source)
-    if (source / description.FILE).is_file():
-        problems += _unpaired(source)
+def check_folder(described: Description, source: Path, workers: int = 0) -> Report:
+    """Checks a user's own folder, or an archive of it, before it is built."""
+    problems = _own_masks(described, source, workers)
+    return check_source(folders.dataset_from(described, source), source, workers, problems)
+
+
+def check_source(
+    dataset: DataSet, source: Path, workers: int = 0, known: Sequence[Problem] = ()
+) -> Report:
+    """Checks what a provider ships, before it is built; `known` problems are reported too."""
+    problems = _empty_files(source) + list(known)
+    readers, heard = logging.getLogger("openseg_jax.data"), _Heard()
+    readers.addHandler(heard)
     try:
         splits = dataset.read(source)
     except UserError as error:
         problems.append(Problem(ERROR, "unreadable", str(error)))
         return Report(dataset, problems, {}, {})
+    finally:
+        readers.removeHandler(heard)
+    problems += [Problem(WARNING, "unpaired", text) for text in heard.texts]
     return _check(dataset, splits, problems, workers)
 
 
@@ -116,16 +109,52 @@ def _empty_files(source: Path) -> list[Problem]:
     ]
 
 
-def _unpaired(source: Path) -> list[Problem]:
-    problems = []
-    for images, masks in folders.find(source, description.load(source)).values():
+def _own_masks(described: Description, source: Path, workers: int) -> list[Problem]:
+    """What concerns the masks of a user's own folder beyond single ones."""
+    problems, files = [], []
+    for images, masks in folders.find(source, described).values():
         if masks:
             problems += [
                 Problem(WARNING, "no mask", str(images[name])) for name in images.keys() - masks
             ]
-            alone = [masks[name] for name in masks.keys() - images]
-            problems += [Problem(WARNING, "no image", str(mask)) for mask in alone]
+            alone = [folders.source_of(masks[name]) for name in masks.keys() - images]
+            problems += [Problem(WARNING, "no image", mask) for mask in alone]
+        files += masks.values()
+    if described.masks == "ids":
+        problems += _palettes(files, workers)
     return sorted(problems)
+
+
+def _palettes(masks: list[File], workers: int) -> list[Problem]:
+    """Palette PNGs in which an id has another colour than in one before: ids only of that file."""
+    first: dict[int, tuple] = {}
+    problems = []
+    for file, palette in zip(masks, in_processes(_palette_of, masks, workers), strict=True):
+        for value, color in palette.items():
+            color_before, before = first.setdefault(value, (color, file))
+            if color != color_before:
+                told = f"{file}: {value} is {color}, in {before} it is {color_before}"
+                problems.append(Problem(ERROR, "palettes differ", told))
+                break
+    return problems
+
+
+def _palette_of(mask: File) -> dict[int, tuple[int, int, int]]:
+    try:
+        return palette_of(mask.read())
+    except (UserError, OSError, SyntaxError, ValueError):
+        return {}  # reading the example will tell
+
+
+class _Heard(logging.Handler):
+    """Keeps what readers warn of."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
 
 
 def _check(
@@ -162,80 +191,6 @@ def _said(problem: Problem, empty_files: list[str]) -> bool:
         path in problem.where or problem.where.endswith(f" of {Path(path).stem}")
         for path in empty_files
     )
-
-
-def examine(item: tuple[str, Callable[[], Example]], name: str, label_map: LabelMap) -> Examined:
-    """Loads one example and looks at its image and label; (split, load) -> what was found."""
-    split, load = item
-    try:
-        example = load()
-    except (UserError, OSError) as error:
-        return Examined(split, "", [Problem(ERROR, "unreadable", str(error))])
-    where = f"{split}: the image of {example.name}"
-    problems = _image_problems(example.image, where)
-    if any(problem.severity == ERROR for problem in problems):
-        return Examined(split, example.name, problems)
-    try:
-        image = decode_image(example.image, where)
-    except UserError as error:
-        return Examined(split, example.name, [Problem(ERROR, "unreadable", str(error))])
-    content = hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
-    found = Examined(split, example.name, problems, None, image.shape[:2], content)
-    if example.label is None:
-        return found
-    where = example.source or f"{split}: the label of {example.name}"
-    try:
-        label_map.check(example.label, where)
-    except UserError as error:
-        problems.append(Problem(ERROR, "bad label", str(error) + _hint(example.label, label_map)))
-        return found
-    if example.label.shape != image.shape[:2]:
-        sizes = [f"{size[1]}x{size[0]}" for size in (example.label.shape, image.shape)]
-        problems.append(
-            Problem(
-                ERROR, "sizes differ", f"{where}: the label is {sizes[0]}, its image {sizes[1]}"
-            )
-        )
-        return found
-    if (label_map.encode(example.label) == IGNORE).all():
-        problems.append(Problem(WARNING, "all ignored", where))
-    return found._replace(ids=np.bincount(example.label.ravel(), minlength=256))
-
-
-def _image_problems(encoded: bytes, where: str) -> list[Problem]:
-    """What the header tells, and whether the end is there."""
-    if not encoded:
-        return [Problem(ERROR, "empty file", where)]
-    found = [Problem(ERROR, "truncated", where)] if truncated(encoded) else []
-    try:
-        with Image.open(io.BytesIO(encoded)) as picture:
-            mode, rotated = picture.mode, picture.getexif().get(0x0112, 1) != 1
-            transparent = "transparency" in picture.info
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return found  # decoding will tell
-    kinds = {
-        "grey image": mode in ("1", "L", "LA"),
-        "CMYK image": mode in ("CMYK", "YCCK"),
-        "alpha channel": mode in ("LA", "RGBA", "PA") or transparent,
-        "16-bit image": mode.startswith("I"),
-        "EXIF rotation": rotated,
-    }
-    return found + [Problem(WARNING, kind, where) for kind, holds in kinds.items() if holds]
-
-
-def _hint(label: np.ndarray, label_map: LabelMap) -> str:
-    """What unknown ids may be."""
-    ids = set(np.unique(label).tolist()) - {IGNORE} if label.dtype.kind in "ui" else set()
-    classes = {value for value, train_id in label_map.train_ids.items() if train_id != IGNORE}
-    if label.ndim != 2 or not ids or classes != set(range(len(classes))):
-        return ""
-    if max(ids) == len(classes) and label.dtype == np.uint8:
-        return (
-            f" Do the classes have the ids 1 to {len(classes)}, and is 0 ignored? Then map them so."
-        )
-    if len(classes) == 19 and max(ids) <= 33:
-        return " These look like Cityscapes' labelIds where trainIds are meant."
-    return ""
 
 
 def _duplicates(examined: list[Examined]) -> list[Problem]:

@@ -7,7 +7,8 @@ from html import escape
 
 import numpy as np
 
-from openseg_jax.data.doctor import ERROR, MENDS, Problem, Report
+from openseg_jax.data.doctor import MENDS, Report
+from openseg_jax.data.examine import ERROR, Problem
 from openseg_jax.data.folder import class_weights, recommended_crop
 from openseg_jax.report_page import page
 
@@ -74,13 +75,14 @@ def _sizes(report: Report, split: str) -> str:
 def _class_lines(report: Report) -> list[str]:
     names = [*report.dataset.classes, "ignored"]
     width = max(map(len, ["class", *names]))
-    lines = [f"{'class':{width + 4}}" + "".join(f"{split:>9}" for split in report.pixels)]
+    columns = {split: max(9, len(split) + 2) for split in report.pixels}
+    lines = [f"{'class':{width + 4}}" + "".join(f"{s:>{wide}}" for s, wide in columns.items())]
     shares = {split: counts / max(counts.sum(), 1) for split, counts in report.pixels.items()}
     first = next(iter(shares.values()))
     for index, name in enumerate(names):
         number = "" if name == "ignored" else index
         row = f"{number:>3} {name:{width}}"
-        row += "".join(f"{share[index]:>9.3%}" for share in shares.values())
+        row += "".join(f"{share[index]:>{columns[s]}.3%}" for s, share in shares.items())
         lines.append(f"{row}  {'█' * round(BAR * first[index])}".rstrip())
     return lines
 

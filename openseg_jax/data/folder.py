@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from openseg_jax.config import data_dir
 from openseg_jax.data import built, catalog
 from openseg_jax.data import description as descriptions
+from openseg_jax.data.archive import File
 from openseg_jax.data.dataset import IGNORE, DataSet, Example, LabelMap
 from openseg_jax.data.description import FILE, Description
 from openseg_jax.data.masks import read_mask
@@ -26,7 +27,11 @@ from openseg_jax.errors import UserError
 
 
 def dataset(folder: Path, name: str = "") -> DataSet:
-    """The data set that a folder's `dataset.json` describes; `name` instead of its own."""
+    """The data set that a `dataset.json` describes; `name` instead of its own.
+
+    Args:
+        folder: that holds the file, or an archive of such a folder.
+    """
     description = descriptions.load(folder)
     return dataset_from(dataclasses.replace(description, name=name or description.name), folder)
 
@@ -71,24 +76,23 @@ def read(source: Path, description: Description) -> dict[str, list]:
 
 
 def find(source: Path, description: Description) -> dict[str, tuple[dict, dict]]:
-    """The images and the masks of each split by name; a mask is a path, or one for each class."""
-    files = sorted(path for path in source.rglob("*") if path.is_file())
-    paths = {path.relative_to(source).as_posix(): path for path in files}
+    """The images and the masks of each split by name; a mask is a file, or one for each class."""
+    files = descriptions.files_of(source)
     classes = [value for c in description.classes for value in c.values]
     found = {}
     for split, patterns in description.splits.items():
         masks: dict = {}
         if "masks" in patterns:
-            for match, path in _matches(patterns["masks"], paths, classes):
+            for match, file in _matches(patterns["masks"], files, classes):
                 if description.masks == "files":
-                    masks.setdefault(match["name"], {})[match["class"]] = path
+                    masks.setdefault(match["name"], {})[match["class"]] = file
                 else:
-                    masks[match["name"]] = path
-        taken = {path for m in masks.values() for path in (m.values() if _many(m) else [m])}
+                    masks[match["name"]] = file
+        taken = {file for m in masks.values() for file in (m.values() if _many(m) else [m])}
         images = {
-            match["name"]: path
-            for match, path in _matches(patterns["images"], paths)
-            if path not in taken
+            match["name"]: file
+            for match, file in _matches(patterns["images"], files)
+            if file not in taken
         }
         if not images:
             raise UserError(
@@ -99,17 +103,17 @@ def find(source: Path, description: Description) -> dict[str, tuple[dict, dict]]
     return found
 
 
-def _matches(pattern: str, paths: Mapping[str, Path], classes=()):
-    """(match with the group name, path) of every path that the pattern fits."""
+def _matches(pattern: str, files: Mapping[str, File], classes=()):
+    """(match with the group name, file) of every path that the pattern fits."""
     names = "|".join(re.escape(str(c)) for c in sorted(classes, key=lambda c: -len(str(c))))
     expression = re.escape(pattern).replace(r"\{name\}", "(?P<name>.+)", 1)
     expression = expression.replace(r"\{name\}", "(?P=name)")
     expression = expression.replace(r"\{class\}", f"(?P<class>{names})")
     expression = re.compile(expression.replace(r"\.\*", r"\.[A-Za-z]+"))
-    for text, path in paths.items():
-        match = expression.fullmatch(text)
+    for path, file in files.items():
+        match = expression.fullmatch(path)
         if match:
-            yield match, path
+            yield match, file
 
 
 def _with_val(splits: dict[str, list], fraction: float) -> dict[str, list]:
@@ -124,10 +128,14 @@ def _with_val(splits: dict[str, list], fraction: float) -> dict[str, list]:
     return splits | {"train": train, "val": val}
 
 
-def _load(description: Description, name: str, image: Path, mask) -> Example:
+def _load(description: Description, name: str, image: File, mask) -> Example:
     label = None if mask is None else read_mask(description, mask)
-    source = "" if mask is None else str(next(iter(mask.values()), "") if _many(mask) else mask)
-    return Example(name.replace("/", "_"), image.read_bytes(), label, source)
+    return Example(name.replace("/", "_"), image.read(), label, source_of(mask))
+
+
+def source_of(mask: File | dict[str, File] | None) -> str:
+    """Where a mask comes from, for messages; the first of several files."""
+    return "" if mask is None else str(next(iter(mask.values()), "") if _many(mask) else mask)
 
 
 def _many(mask) -> bool:
@@ -199,6 +207,12 @@ def class_weights(pixels: list[int]) -> tuple[float, ...]:
     median = np.median(counts[counts > 0]) if counts.any() else 1.0
     weights = np.sqrt(median / np.where(counts > 0, counts, median))
     return tuple(float(weight) for weight in np.round(np.clip(weights, 0.1, 10), 3))
+
+
+def typical_crop(dataset: DataSet, configured_dir: str) -> tuple[int, int]:
+    """`recommended_crop` for a built data set, its training images if it has any."""
+    sizes = built.metadata(built.built_folder(dataset, data_dir(configured_dir)))["median_size"]
+    return recommended_crop(sizes.get("train") or next(iter(sizes.values())))
 
 
 def recommended_crop(size: list[int], longest: int = 512) -> tuple[int, int]:

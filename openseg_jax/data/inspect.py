@@ -7,8 +7,10 @@ every guess is explained, and written where people can correct it.
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +19,11 @@ from PIL import Image
 
 from openseg_jax.data import folder as folders
 from openseg_jax.data import layout_guess
+from openseg_jax.data.archive import File
 from openseg_jax.data.class_files import Named, read_class_file
 from openseg_jax.data.description import Category, Description
 from openseg_jax.data.label_files import from_png
-from openseg_jax.data.masks import color_codes, color_text
+from openseg_jax.data.masks import color_codes, color_text, palette_of
 from openseg_jax.data.processes import in_processes
 from openseg_jax.errors import UserError
 from openseg_jax.report import default_palette
@@ -43,9 +46,10 @@ class Finding(NamedTuple):
 class Values(NamedTuple):
     """What masks hold: how many are of each kind, and pixels by value."""
 
-    kinds: Counter  # ids, palette, gray (ids in three channels), colors
+    kinds: Counter  # ids, palette, gray (ids in three channels), colors, colors of palettes
     pixels: Counter  # by id; by "r,g,b" of the kinds gray and colors
     palette: dict[int, tuple[int, int, int]]  # colours of ids, from palette PNGs
+    steady: bool = True  # whether each id has one colour in all palettes
 
 
 def inspect(folder: Path, name: str = "", class_file: Path | None = None) -> Finding:
@@ -56,7 +60,7 @@ def inspect(folder: Path, name: str = "", class_file: Path | None = None) -> Fin
         class_file: names of the classes, a line each; default: a classes.txt or the like in it.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder.")
+        raise UserError(f"{folder} is no folder. Unpack an archive, and give its folder.")
     layout = layout_guess.guess(folder)
     draft = Description(
         name=name or re.sub(r"\W+", "_", folder.resolve().name).strip("_").lower() or "my_data",
@@ -65,16 +69,16 @@ def inspect(folder: Path, name: str = "", class_file: Path | None = None) -> Fin
         classes=tuple(Category(value, (), (value,)) for value in layout.classes),
     )
     masks = [
-        path
+        file
         for _, split_masks in folders.find(folder, draft).values()
         for mask in split_masks.values()
-        for path in (mask.values() if isinstance(mask, dict) else [mask])
+        for file in (mask.values() if isinstance(mask, dict) else [mask])
     ]
     if not masks:
         raise UserError(f"{folder}: no mask belongs to an image.")
     some = masks[:: -(-len(masks) // MOST_MASKS)]
-    seen = _values(some)
     named = read_class_file(folder, class_file)
+    seen = _values(some, named)
     if layout.classes:
         kind, meaning = "files", _one_file_a_class(layout.classes, named, seen)
     elif seen.kinds["colors"]:
@@ -95,14 +99,12 @@ def _with_colors(classes: list[Category]) -> tuple[Category, ...]:
     return tuple(c if c.color else dataclasses.replace(c, color=next(spare)) for c in classes)
 
 
-def _values(paths: list[Path]) -> Values:
-    kinds, pixels, palette = Counter(), Counter(), {}
-    for one in in_processes(_values_of, paths):
-        kinds.update(one.kinds)
-        pixels.update(one.pixels)
-        palette.update(one.palette)
-        if len(pixels) > 64 * MOST_VALUES:
-            break
+def _values(files: list[File], named: list[Named]) -> Values:
+    seen = _counted(files)
+    listed = {entry.color for entry in named if entry.color and entry.id is None}
+    if listed & set(seen.palette.values()) or not seen.steady:
+        seen = _counted(files, palette_colors=True)
+    kinds, pixels = seen.kinds, seen.pixels
     if kinds["colors"] and (kinds["ids"] or kinds["palette"]):
         raise UserError(
             f"Some masks have colours ({kinds['colors']}), others one channel "
@@ -115,20 +117,32 @@ def _values(paths: list[Path]) -> Values:
             pixels[int(value.split(",")[0])] += count
     if len(pixels) > MOST_VALUES:
         raise UserError(
-            f"The masks, such as {paths[0]}, hold {len(pixels)} different values: they are no "
+            f"The masks, such as {files[0]}, hold {len(pixels)} different values: they are no "
             "label maps, or have soft borders, or are numbered by object instead of by class."
         )
-    return Values(kinds, pixels, palette)
+    return seen
 
 
-def _values_of(path: Path) -> Values:
-    encoded = path.read_bytes()
-    pixels = from_png(encoded, str(path))
-    with Image.open(path) as picture:
-        mode, table = picture.mode, picture.getpalette() if picture.mode == "P" else None
+def _counted(files: list[File], palette_colors: bool = False) -> Values:
+    kinds, pixels, palette, steady = Counter(), Counter(), {}, True
+    for one in in_processes(partial(_values_of, palette_colors=palette_colors), files):
+        kinds.update(one.kinds)
+        pixels.update(one.pixels)
+        steady &= all(palette.get(value, color) == color for value, color in one.palette.items())
+        palette.update(one.palette)
+        if len(pixels) > 64 * MOST_VALUES:
+            break
+    return Values(kinds, pixels, palette, steady)
+
+
+def _values_of(file: File, palette_colors: bool) -> Values:
+    encoded = file.read()
+    pixels = from_png(encoded, str(file), palette_colors)
+    with Image.open(io.BytesIO(encoded)) as picture:
+        mode = picture.mode
         if picture.format == "JPEG":
             raise UserError(
-                f"{path}: masks must not be JPEGs, whose compression changes the values. Save "
+                f"{file}: masks must not be JPEGs, whose compression changes the values. Save "
                 "them as PNG from their source."
             )
     if pixels.ndim == 3 and pixels.shape[-1] == 2:  # grey with alpha
@@ -136,13 +150,12 @@ def _values_of(path: Path) -> Values:
     if pixels.ndim == 2:
         values, counts = np.unique(pixels, return_counts=True)
         found = Counter({int(v): int(n) for v, n in zip(values, counts, strict=True)})
-        palette = {}
-        if table:
-            palette = {v: tuple(table[3 * v : 3 * v + 3]) for v in found if 3 * v < len(table)}
-        return Values(Counter({"palette" if mode == "P" else "ids": 1}), found, palette)
-    codes, counts = np.unique(color_codes(pixels, path), return_counts=True)
+        return Values(Counter({"palette" if mode == "P" else "ids": 1}), found, palette_of(encoded))
+    codes, counts = np.unique(color_codes(pixels, file), return_counts=True)
     most = np.argsort(-counts)[: 64 * MOST_VALUES + 1]
     found = Counter({color_text(int(codes[i])): int(counts[i]) for i in most})
+    if mode == "P":
+        return Values(Counter({"colors": 1, "colors of palettes": 1}), found, {})
     gray = all(len(set(value.split(","))) == 1 for value in found)
     return Values(Counter({"gray" if gray else "colors": 1}), found, {})
 
@@ -221,6 +234,8 @@ def _colors(seen: Values, named: list[Named]) -> Meaning:
             f"{'; '.join(list(seen.pixels)[:40])}."
         )
     notes = ["The masks are coloured: each colour is a class."]
+    if seen.kinds["colors of palettes"]:
+        notes = ["The masks are palette PNGs: each colour is a class, as ids may differ by file."]
     if not listed:
         listed = {color: "class_" + color.replace(",", "_") for color in sorted(seen.pixels)}
         notes.append("There is no list of classes: put names into dataset.json.")

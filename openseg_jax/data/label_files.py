@@ -11,8 +11,8 @@ from PIL import Image
 from openseg_jax.errors import UserError
 
 
-def from_png(encoded: bytes, where: str) -> np.ndarray:
-    """PNG -> `(h, w)` ids as stored; of a palette PNG the indices, not the colours.
+def from_png(encoded: bytes, where: str, palette_colors: bool = False) -> np.ndarray:
+    """PNG -> `(h, w)` ids as stored; of a palette PNG the indices, or its RGB colours.
 
     Colour or 16-bit files come back with the shape and dtype they have: `LabelMap.check` tells
     the user.
@@ -20,7 +20,8 @@ def from_png(encoded: bytes, where: str) -> np.ndarray:
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(encoded)) as picture:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            ids = np.array(picture)
+            colored = palette_colors and picture.mode == "P"
+            ids = np.array(picture.convert("RGB") if colored else picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(
             f"{where}: cannot be read as an image ({len(encoded)} bytes: {error}). The file may "

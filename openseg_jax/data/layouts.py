@@ -117,10 +117,10 @@ def listed(
     }
 
 
-def names_in(file: File) -> set[str]:
+def names_in(file: File) -> list[str]:
     """The names that a list file holds: the first word of each line, without folder and suffix."""
     lines = file.read().decode("utf-8", "replace").splitlines()
-    return {Path(line.split()[0]).stem for line in lines if line.strip()}
+    return [Path(line.split()[0]).stem for line in lines if line.strip()]
 
 
 def pair(
@@ -157,7 +157,7 @@ def tell_lonely(title: str, split: str, paired: int, lonely: set[str]) -> None:
         logging.getLogger(__name__).warning(
             "%s, split %s: %d examples; %d more have only an image or only a label (such as %s) "
             "and are left out.",
-            *(title, split, paired, len(lonely), min(lonely)),
+            *(title, split, paired, len(lonely), ", ".join(sorted(lonely)[:3])),
         )
 
 

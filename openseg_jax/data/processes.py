@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 
 import cv2
 
@@ -23,7 +24,7 @@ def in_processes(function: Callable, items: Sequence, workers: int = 0) -> Itera
         yield from map(function, items)
         return
     # Started afresh, not forked: threads of this process (JAX has some) would not survive a fork.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start)
     try:
         waiting = deque()
         for item in items:
@@ -36,5 +37,11 @@ def in_processes(function: Callable, items: Sequence, workers: int = 0) -> Itera
         pool.shutdown(cancel_futures=True)
 
 
-def _one_thread() -> None:
+def _start() -> None:
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent_process().join()  # a parent that is killed cannot tell
+    os._exit(1)

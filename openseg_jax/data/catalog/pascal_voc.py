@@ -62,7 +62,7 @@ def _sbd(files: dict[str, File], images: dict[str, File], lists: dict[str, File]
             "ImageSets/Segmentation/train.txt or val.txt of VOC2012 is missing; both are needed "
             f"to tell which images of SBD are further ones.\n{HOW_TO_GET}"
         )
-    of_voc = names_in(lists["train"]) | names_in(lists["val"])
+    of_voc = {*names_in(lists["train"]), *names_in(lists["val"])}
     further = {name: file for name, file in labels[""].items() if name not in of_voc}
     pictures = {name: images[name] for name in further if name in images}
     return pair(TITLE, {"sbd": pictures}, {"sbd": further}, decode)

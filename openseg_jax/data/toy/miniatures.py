@@ -26,18 +26,25 @@ from openseg_jax.data.toy.files import (
 )
 from openseg_jax.errors import UserError
 
+CONTEXT_FORMS = ("mat", "png", "json", "pth", "old_pth")  # of Pascal-Context's labels
 Expected = dict[str, dict[str, np.ndarray | None]]
 
 
-def write(name: str, out: Path) -> str:
-    """Writes the miniature of a data set of the catalogue into a new folder; its build's name."""
+def write(name: str, out: Path, form: str = "") -> str:
+    """Writes the miniature of a data set of the catalogue into a new folder; its build's name.
+
+    Args:
+        form: one of CONTEXT_FORMS, for Pascal-Context; empty: the first.
+    """
     dataset = catalog.get(name)
     if not dataset.needs_source:
         raise UserError(f"{name} needs no files: `openseg data build {name}`.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists. Choose another --out.")
     stored = dataset.stored_as or name
-    NATIVE[stored](out)
+    if form and (stored != "pascal_context" or form not in CONTEXT_FORMS):
+        raise UserError(f"--form is for pascal_context: {', '.join(CONTEXT_FORMS)}; not {form!r}.")
+    NATIVE[stored](out, *filter(None, [form]))
     return stored
 
 
@@ -109,7 +116,7 @@ def pascal_context(root: Path, form: str = "mat") -> Expected:
     """VOC2010's images, and the labels of 459 classes, or of 59 in another form.
 
     Args:
-        form: mat, png, json (of the Detail API), pth or "pth before 1.6" (the original's).
+        form: mat, png, json (of the Detail API), pth or old_pth (of PyTorch before 1.6).
     """
     devkit = root / "VOCdevkit" / "VOC2010"
     expected, masks = {"train": {}, "val": {}}, {}
@@ -127,7 +134,7 @@ def pascal_context(root: Path, form: str = "mat") -> Expected:
         masks[split, name] = raw
     if form == "json":
         write_text(root / "trainval_merged.json", json.dumps(_detail(masks)))
-    if form in ("pth before 1.6", "pth"):
+    if form in ("old_pth", "pth"):
         for split, named in expected.items():
             path = root / "PytorchEncoding" / f"{split}.pth"
             numbered = {int(name.replace("_", "")): label for name, label in named.items()}
