@@ -161,7 +161,7 @@ def default_config() -> ConfigDict:
     config.eval = ConfigDict(
         dict(
             batch_size=0,  # images at once per host; 0: one a device on CPU, else 4 or more
-            pictures=6,  # overlays written at each evaluation
+            pictures=6,  # panels at each evaluation: of the worst images and of the best
             name="",  # results go to eval/<step>_<name>.json; empty: eval/<step>.json
             # The size of the network's input: as stored, unless one of these says otherwise.
             size=(),  # all images are resized to this (height, width)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import io
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def read_image(path: str | Path) -> np.ndarray:
         encoded = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}.") from error
+    _refuse_giants(encoded, path)
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:  # nothing in it, or a header that promises more pixels than OpenCV allows
@@ -36,12 +38,32 @@ def read_image(path: str | Path) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
+def _refuse_giants(encoded: bytes, path: str | Path) -> None:
+    """Asks for a smaller image where the pixels would fill the memory (Pillow's bound)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # at half the bound
+        try:
+            Image.open(io.BytesIO(encoded)).close()
+        except Image.DecompressionBombError as error:
+            raise UserError(
+                f"{path}: more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} million pixels are too "
+                "many for one image. Reduce it or cut it into parts."
+            ) from error
+        except (OSError, SyntaxError, ValueError):
+            return  # not one of Pillow's formats, or damaged: who reads it will say
+
+
 def _read_with_pillow(encoded: bytes, path: str | Path) -> np.ndarray:
     """The formats that OpenCV does not read."""
     try:
         with Image.open(io.BytesIO(encoded)) as picture:
+            if picture.mode[0] in "FI":
+                raise UserError(
+                    f"{path}: its pixels are 32-bit numbers, which do not say what is white. "
+                    "Convert it to 8 or 16 bits."
+                )
             return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise UserError(
             f"{path}: cannot be read as an image ({len(encoded)} bytes). The file may be damaged, "
             "incomplete, or of a format we do not read; convert it to JPEG or PNG."

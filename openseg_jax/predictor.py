@@ -105,7 +105,10 @@ class Predictor:
 
 
 class Refiner:
-    """A trained SegFix network: `refine(image, labels)`."""
+    """A trained SegFix network: `refine(image, labels)`.
+
+    Images are run under the protocol `config.eval`, large ones reduced as by `Predictor`.
+    """
 
     def __init__(self, config, weights: dict, graph, name: str):
         if config.model.method != SEGFIX:
@@ -116,7 +119,8 @@ class Refiner:
         self.name = name
         graph, weights = _folded(graph, weights)
         self._weights = inference.local_weights(weights)
-        self._inference = segfix.make_inference(config, graph)
+        protocol = _with_limit(Protocol.of(config.eval))
+        self._inference = segfix.make_inference(config, graph, protocol)
         self._one_at_a_time = threading.Lock()  # several images at once need several times memory
 
     @classmethod

@@ -50,7 +50,7 @@ def write_report(workdir: Path | str) -> Path:
         "Training": _charts(training, scores),
         "Intersection over union by class": _class_table(names, palette, detailed),
         "Confusion (latest evaluation)": _confusion(names, detailed),
-        "Pictures": _gallery(workdir / "eval", names, palette),
+        "Worst and best images": _gallery(workdir / "eval", names, palette, scores),
         "Run": _facts(config, lines),
     }
     body = _headline(workdir.resolve(), config, max(training, default=0), scores)
@@ -232,26 +232,36 @@ def _heat_map(names: list[str], shares: np.ndarray) -> str:
     return f'<table class="heat" style="--cell:{cell:.2f}rem">{"".join(rows)}</tr></table>'
 
 
-def _gallery(folder: Path, names: list[str], palette: Palette) -> str:
-    steps = sorted(int(path.name) for path in folder.glob("*/") if path.name.isdigit())
-    paths = next((found for step in reversed(steps)
-                  if (found := list((folder / str(step)).glob("*.png")))), [])  # fmt: skip
-    paths.sort(key=lambda path: (len(path.name), path.name))  # 10.png after 9.png
-    figures, room = [], PICTURE_CHARACTERS
-    for path in paths[:MAX_PICTURES]:
-        encoded = _jpeg(path)
+def _gallery(folder: Path, names: list[str], palette: Palette, scores: Mapping) -> str:
+    """The newest pictures; where there is no room for all, as many of the worst as of the best."""
+    steps = sorted((int(p.name) for p in folder.glob("*/") if p.name.isdigit()), reverse=True)
+    step = next((step for step in steps if any((folder / str(step)).glob("*.png"))), 0)
+    about = scores.get(step, {}).get("pictures") or {}
+    files = list(about) or sorted(path.stem for path in (folder / str(step)).glob("*.png"))
+    figures, room = {}, PICTURE_CHARACTERS
+    by_turns = sorted(files, key=lambda file: file.rpartition("_")[2].zfill(4))  # worst_1, best_1
+    for file in by_turns[:MAX_PICTURES]:
+        encoded = _jpeg(folder / str(step) / f"{file}.png")
         if encoded and len(encoded) <= room:
             room -= len(encoded)
-            figures.append(
+            figures[file] = (
                 f'<figure class="card"><img alt="" src="data:image/jpeg;base64,{encoded}">'
-                f"<figcaption>eval/{path.parent.name}/{escape(path.name)}</figcaption></figure>"
+                f"<figcaption>{escape(_caption(file, about))}</figcaption></figure>"
             )
     if not figures:
         return ""
     keys = "".join(f"<span>{_swatch(c)}{escape(n)}</span>"
                    for n, c in zip(names, palette, strict=False))  # fmt: skip
-    note = f"Step {int(paths[0].parent.name):,}, {len(figures)} of {len(paths)} pictures"
-    return f'<p class="muted">{note}</p><div class="legend muted">{keys}</div>' + "".join(figures)
+    note = f"Step {step:,}, {len(figures)} of {len(files)} pictures"
+    shown = "".join(figures[file] for file in files if file in figures)
+    return f'<p class="muted">{note}</p><div class="legend muted">{keys}</div>{shown}'
+
+
+def _caption(file: str, about: Mapping[str, Mapping]) -> str:
+    if file not in about:
+        return f"{file}.png"
+    wrong = percent(_number(about[file], "wrong"))
+    return f"{file.replace('_', ' ')}: {about[file].get('image')}, {wrong} % of its pixels wrong"
 
 
 def _jpeg(path: Path) -> str:

@@ -41,6 +41,9 @@ tr:last-child td { border-bottom: 0 } .number { text-align: right } .bar { width
 summary { cursor: pointer } pre { overflow: auto; font-size: .82rem }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: 0 }
 dd { margin: 0; overflow-wrap: anywhere }
+@media (max-width: 600px) { .bar { display: none } td, th { padding: .2rem .35rem }
+  th[data-sort] { white-space: normal } td:has(.swatch) { white-space: nowrap }
+  figure img { max-width: none; width: 50rem } }
 """
 
 # Sorts by the clicked column; a second click turns the order round. Absent values stay last.

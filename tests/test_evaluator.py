@@ -1,6 +1,7 @@
 """A whole evaluation: what is written, by which protocol, and what it says."""
 
 import copy
+import functools
 import json
 
 import numpy as np
@@ -12,7 +13,7 @@ from openseg_jax.config_checks import validate
 from openseg_jax.data import catalog
 from openseg_jax.data.pipeline import Split
 from openseg_jax.errors import UserError
-from openseg_jax.evaluation import directions, evaluator, metrics, segfix
+from openseg_jax.evaluation import directions, evaluator, gallery, metrics, segfix
 from openseg_jax.models import segmenter
 
 
@@ -33,10 +34,10 @@ def evaluate(network, folder, **settings):
 
 @pytest.mark.slow
 def test_a_protocol_is_followed_and_stamped(network, tmp_path):
-    settings = dict(scales=(0.5, 1.0), flip=True, boundary=True, name="two_scales", pictures=1)
+    settings = dict(scales=(0.5, 1.0), flip=True, boundary=True, name="two_scales", pictures=2)
     result = evaluate(network, tmp_path, **settings)
     path = tmp_path / "eval" / "6_two_scales.json"
-    assert json.loads(path.read_text()) == result and (path.with_suffix("") / "0.png").is_file()
+    assert json.loads(path.read_text()) == result
     protocol = result["protocol"]
     assert protocol["scales"] == [0.5, 1.0] and protocol["flip"] is True
     assert protocol["mode"] == "whole image" and protocol["images"] == 60
@@ -46,17 +47,55 @@ def test_a_protocol_is_followed_and_stamped(network, tmp_path):
     config.eval.update(settings)
     model = predictor.Predictor(config, *rest, "")
     split = Split(catalog.get("toy_street"), config.data.dir, "val")
-    confusion = sum(
-        metrics.confusion_matrix(split[i]["label"], model.predict(split[i]["image"]), 10)
+    each = {
+        split[i]["name"]: metrics.confusion_matrix(
+            split[i]["label"], model.predict(split[i]["image"]), 10
+        )
         for i in range(len(split))
-    )
-    np.testing.assert_array_equal(result["confusion"], confusion[:, :10])
+    }
+    np.testing.assert_array_equal(result["confusion"], sum(each.values())[:, :10])
+    wrong = {name: 1 - np.trace(confusion) / confusion.sum() for name, confusion in each.items()}
+    for file, chosen in (
+        ("worst_1", max(wrong, key=wrong.get)),
+        ("best_1", min(wrong, key=wrong.get)),
+    ):
+        about = {"image": chosen, "wrong": pytest.approx(wrong[chosen], abs=1e-6)}
+        assert result["pictures"][file] == about
+        assert (path.with_suffix("") / f"{file}.png").is_file()
     low, high = result["miou_95_percent_interval"]
     assert low < result["miou"] < high
     assert 0 <= result["boundary_iou"] <= 1 and 0 <= result["boundary_f_score"] <= 1
     assert set(result["trimap_miou"]) == {"1", "2", "4", "8", "16", "32"}
     table = evaluator.table(result)
     assert "scales 0.5, 1.0, flip" in table and protocol["checkpoint"] in table
+
+
+@pytest.mark.parametrize("count", (0, 1, 5, 6, 100))
+def test_the_gallery_keeps_the_worst_and_the_best_in_any_order(count):
+    rng = np.random.default_rng(0)
+    wrong = {f"{index:02}": share for index, share in enumerate(rng.integers(0, 30, 50))}
+    ranked = sorted(wrong, key=lambda name: (wrong[name], name))
+    lowest = sorted(wrong, key=lambda name: (-wrong[name], name))
+    for order in (ranked, rng.permutation(ranked)):
+        kept, drawn = gallery.Gallery(count), []
+
+        def draw(name, drawn=drawn):
+            drawn.append(name)
+            return np.full((2, 2, 3), int(name), np.uint8)
+
+        for name in (*order, "void"):
+            hits = 100 - wrong.get(name, 100)
+            confusion = np.array([[hits, wrong.get(name, 0), 0], [0, 0, 0]])
+            kept.offer(str(name), confusion, functools.partial(draw, name))
+        pictures = {each.file: each for each in kept.pictures()}
+        half = min(count // 2, 50)
+        assert [p.image for f, p in pictures.items() if "best" in f] == ranked[:half]
+        worst = [p for f, p in pictures.items() if "worst" in f]
+        assert [p.image for p in worst] == lowest[: min(count - count // 2, 50)]
+        for each in worst:
+            assert each.wrong == pytest.approx(wrong[each.image] / 100)
+            assert (each.panel == int(each.image)).all()
+        assert "void" not in drawn and len(drawn) == len(set(drawn))
 
 
 @pytest.mark.slow

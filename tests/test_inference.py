@@ -123,7 +123,16 @@ def one_hot(weights, x):
     return jax.nn.one_hot(x[..., 0].astype(jnp.int32), 200)
 
 
-def test_images_of_many_sizes_each_once_with_few_programs():
+SIDES = np.random.default_rng(0).integers((17, 33), (49, 81), (50, 2))
+PHOTOS = [(k * a, k * b) for k in range(9, 18) for a, b in ((3, 4), (2, 3), (9, 16))]
+PHOTOS += [(width, height) for height, width in PHOTOS[:23]]  # held upright
+
+
+@pytest.mark.parametrize(
+    "protocol, sizes",
+    [(Protocol(fit_stride=16), SIDES), (Protocol(shorter_side=52, fit_stride=8), PHOTOS)],
+)
+def test_images_of_many_sizes_each_once_with_few_programs(protocol, sizes):
     """50 images, 6 shapes after padding: 6 programs. Each prediction is that of its image."""
     traced = []
 
@@ -131,17 +140,16 @@ def test_images_of_many_sizes_each_once_with_few_programs():
         traced.append(x.shape)
         return one_hot(weights, x)
 
-    rng = np.random.default_rng(0)
-    examples = []
-    for index in range(50):
-        height, width = rng.integers(17, 33), rng.integers(33, 65)
-        image = np.full((height, width, 3), index, np.uint8)
-        examples.append({"image": image, "name": index})
-    shapes = {prepare(Protocol(fit_stride=16), each["image"])[0].shape for each in examples}
-    assert len(shapes) <= 6
+    examples = [
+        {"image": np.full((*size, 3), index, np.uint8), "name": index}
+        for index, size in enumerate(sizes)
+    ]
+    shapes = {prepare(protocol, each["image"])[0].shape for each in examples}
+    assert len(examples) == 50 and len(shapes) == 6
+    assert len({each["image"].shape for each in examples}) > 40
     for batch_size in (0, 4):
         traced.clear()
-        run = inference.under_protocol(counting, Protocol(fit_stride=16), DATA)
+        run = inference.under_protocol(counting, protocol, DATA)
         seen = []
         for example, ids in batches.predict_all(run, {}, iter(examples), batch_size):
             assert ids.shape == example["image"].shape[:2] and (ids == example["name"]).all()

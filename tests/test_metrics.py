@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from openseg_jax import cli
+from openseg_jax.data import catalog
 from openseg_jax.data.dataset import IGNORE
 from openseg_jax.evaluation import metrics
 from openseg_jax.evaluation.evaluator import scored
@@ -48,6 +50,31 @@ def test_cityscapes_definition():
         others = [each for each in evaluated if each != label]
         wrong = np.sum(np.isin(truth, others) & (prediction == label))
         assert ours[index] == pytest.approx(hits / (hits + missed + wrong))
+
+
+def test_the_official_cityscapes_evaluator_agrees(real_data, tmp_path, monkeypatch):
+    """On real label files, with predictions written as they are for the test server."""
+    official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    monkeypatch.setattr(np, "in1d", np.isin, raising=False)  # NumPy has removed what it calls
+    for option in ("evalInstLevelScore", "JSONOutput"):
+        monkeypatch.setattr(official.args, option, False)
+    monkeypatch.setattr(official.args, "quiet", True)
+    cityscapes = catalog.get("cityscapes")
+    rng, confusion, files, truths = np.random.default_rng(0), 0, [], []
+    for path in sorted(real_data.glob("formats/cityscapes/gtFine/*/*/*_labelIds.png")):
+        truth = cityscapes.label_map.encode(np.asarray(Image.open(path)))
+        prediction = np.roll(truth, (7, -11), (0, 1))
+        wrong = (prediction == IGNORE) | (rng.random(truth.shape) < 0.05)
+        prediction[wrong] = rng.integers(0, 19, wrong.sum())
+        confusion = confusion + metrics.confusion_matrix(truth, prediction, 19)
+        truths.append(str(path))
+        files.append(str(tmp_path / path.name))
+        Image.fromarray(cityscapes.label_map.decode(prediction)).save(files[-1])
+    theirs = official.evaluateImgLists(files, truths, official.args)
+    ours = metrics.scores(confusion)
+    assert len(files) == 2 and ours["miou"] == pytest.approx(theirs["averageScoreClasses"])
+    for name, iou in zip(cityscapes.classes, ours["iou"], strict=True):
+        assert iou == pytest.approx(theirs["classScores"][name], nan_ok=True), name
 
 
 def test_binary_scores():

@@ -133,6 +133,17 @@ def test_large_images_are_reduced_for_the_network(network, monkeypatch):
     assert (label == small).mean() > 0.9
 
 
+def test_pictures_that_are_refused(tmp_path):
+    """More pixels than memory holds, and pixels without a white."""
+    with Image.new("1", (20_000, 20_000)) as giant:
+        giant.save(tmp_path / "giant.png")
+    with pytest.raises(UserError, match="giant.png: more than 178 million pixels"):
+        photos.read_image(tmp_path / "giant.png")
+    Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(UserError, match="float.tif: its pixels are 32-bit numbers"):
+        photos.read_image(tmp_path / "float.tif")
+
+
 def test_video_frames_in_order(model, tmp_path, capsys):
     video = cv2.VideoWriter(
         str(tmp_path / "ride.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (60, 40)
@@ -219,6 +230,12 @@ def test_boundaries_are_refined_by_a_segfix_network(model, workdir, tmp_path):
     assert prediction.predict_files(model, [str(path)], tmp_path / "out", wish=wish) == 0
     expected = segfix.refine(model.predict(picture()), offsets, 2)
     np.testing.assert_array_equal(read(tmp_path / "out" / "ids" / "a.png"), expected)
+    # Steps in a picture that is reduced for the network are as many of its own pixels.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictor, "MAX_PIXELS", 40 * 60)
+        reducing = predictor.Refiner(*trained)
+    large = cv2.resize(picture(), (300, 200), interpolation=cv2.INTER_NEAREST)
+    np.testing.assert_array_equal(reducing.offsets(large), 5 * offsets.repeat(5, 0).repeat(5, 1))
     with pytest.raises(UserError, match="--boundary-refine"):
         predictor.Predictor(*trained)
     with pytest.raises(UserError, match="no SegFix network"):

@@ -7,6 +7,7 @@ import math
 import re
 import xml.etree.ElementTree as ET
 
+import browser
 import numpy as np
 import pytest
 from PIL import Image
@@ -226,6 +227,46 @@ def test_report_with_many_classes_and_large_pictures_stays_small(workdir):
         report.save_png(workdir / f"eval/300/{i:02}.png", noise)
     path = report_html.write_report(workdir)
     assert path.stat().st_size < 3_000_000 and 'class="heat"' not in path.read_text()
+
+
+def test_pictures_of_the_worst_and_the_best_images(workdir, image):
+    path = workdir / "eval/200.json"
+    about = {
+        f"{kind}_{i}": {"image": f"street <{kind} {i}>", "wrong": i / 10}
+        for kind in ("worst", "best")
+        for i in range(1, 9)
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pictures": about}))
+    for file in about:
+        report.save_png(workdir / f"eval/200/{file}.png", image)
+    html = report_html.write_report(workdir).read_text()
+    captions = re.findall("<figcaption>(.*?)</figcaption>", html)
+    assert captions[0] == "worst 1: street &lt;worst 1&gt;, 10.00 % of its pixels wrong"
+    # There is room for twelve: the first of each kind.
+    expected = [f"{kind} {i}" for kind in ("worst", "best") for i in range(1, 7)]
+    assert [caption.split(":")[0] for caption in captions] == expected
+
+
+@pytest.mark.skipif(not browser.executable(), reason="no Chromium on this machine")
+def test_report_in_a_browser(workdir, tmp_path):
+    """On a phone and on a desktop: nothing sticks out, nothing fails, tables sort."""
+    path = report_html.write_report(workdir)
+    with browser.page(tmp_path / "profile") as page:
+        for width, height, mobile in ((390, 844, True), (1280, 900, False)):
+            page.open(path, width, height, mobile)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate("[...document.images].every(image => image.naturalWidth)")
+            assert page.evaluate("document.querySelectorAll('svg').length") >= 5
+            first = "document.querySelector('tbody tr td:nth-child(2)').textContent"
+            assert page.evaluate(first) == "road"
+            page.evaluate("document.querySelectorAll('th[data-sort]')[1].click()")
+            assert page.evaluate(first) == "<script>alert(1)</script>"
+            page.screenshot(tmp_path / f"report_{width}.png")
+            assert Image.open(tmp_path / f"report_{width}.png").size[0] == width
+        assert page.errors == []
+        page.evaluate("console.error('told')")
+        page.evaluate("1")
+        assert len(page.errors) == 1  # it would have been noticed
 
 
 def test_report_on_something_else_says_so(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import time
@@ -23,6 +24,7 @@ from openseg_jax.errors import UserError
 from openseg_jax.evaluation import metrics, segfix
 from openseg_jax.evaluation.batches import predict_all
 from openseg_jax.evaluation.boundary import boundary_counts, boundary_scores
+from openseg_jax.evaluation.gallery import Gallery, Picture
 from openseg_jax.evaluation.inference import (
     Inference,
     make_forward,
@@ -58,9 +60,9 @@ def make_inference(config, graph: nnx.GraphDef) -> Inference:
     Args:
         graph: the "eval" graph of `segmenter.graphs`.
     """
-    if config.model.method == "segfix":
-        return segfix.make_inference(config, graph, segfix.direction_or_none)
     protocol, dtype = Protocol.of(config.eval), compute_dtype(config.dtype)
+    if config.model.method == "segfix":
+        return segfix.make_inference(config, graph, protocol, segfix.direction_or_none)
     options = compiler_options(segmenter.high_resolution(config.model))
     if segmenter.needs_labels(config.model):
         if protocol != Protocol():
@@ -88,8 +90,8 @@ def evaluate(
         weights: of `inference.local_weights`.
 
     Returns:
-        the result, as written to `workdir/eval/<step>.json`, and a few comparison pictures,
-        as written to `workdir/eval/<step>/`.
+        the result, as written to `workdir/eval/<step>.json`, and comparison pictures of the
+        worst and the best images (of this process), as written to `workdir/eval/<step>/`.
     """
     dataset = dataset_of(config.data)
     task = _task(config, dataset)
@@ -111,7 +113,7 @@ def evaluate(
 
     results = predict_all(inference, weights, examples, config.eval.batch_size, use)
     totals, bootstrap = {}, metrics.Bootstrap(config.eval.bootstrap, len(task.classes))
-    pictures, seen = [], 0
+    gallery, seen = Gallery(config.eval.pictures if process == 0 else 0), 0
     total = len(range(process, len(split), processes))
     for example, truth, ids, counts in tqdm(
         results, "evaluating", total=total, unit="image", leave=False, disable=process > 0
@@ -119,9 +121,10 @@ def evaluate(
         totals = {name: totals.get(name, 0) + count for name, count in counts.items()}
         bootstrap.add(example["name"], counts["confusion"])
         seen += 1
-        if process == 0 and len(pictures) < config.eval.pictures:
-            image = example["image"][..., :3]
-            pictures.append(report.comparison_panel(image, ids, truth, task.palette))
+        panel = functools.partial(
+            report.comparison_panel, example["image"][..., :3], ids, truth, task.palette
+        )
+        gallery.offer(example["name"], counts["confusion"], panel)
     seconds = time.perf_counter() - start
     if not totals:  # more processes than images: this one has nothing to add
         nothing = np.full((1, 1), 255, np.uint8)
@@ -135,10 +138,14 @@ def evaluate(
         "protocol": _protocol(split, task, inference, weights, dtype),
         "confusion": totals["confusion"][:, :-1].tolist(),
     }
+    pictures = gallery.pictures()
+    result["pictures"] = {
+        each.file: {"image": each.image, "wrong": _plain(each.wrong)} for each in pictures
+    }
     if process == 0:
         name = f"{step}_{config.eval.name}" if config.eval.name else str(step)
         _write(workdir / "eval", name, result, pictures)
-    return result, pictures
+    return result, [each.panel for each in pictures]
 
 
 def _telling(example: dict) -> dict:
@@ -213,11 +220,11 @@ def weights_hash(weights: dict) -> str:
     return content.hexdigest()[:16]
 
 
-def _write(folder: Path, name: str, result: dict, pictures: list[np.ndarray]) -> None:
+def _write(folder: Path, name: str, result: dict, pictures: list[Picture]) -> None:
     text = json.dumps(result, indent=1) + "\n"
     report.write_atomically(folder / f"{name}.json", text.encode())
-    for index, picture in enumerate(pictures):
-        report.save_png(folder / name / f"{index}.png", picture)
+    for each in pictures:
+        report.save_png(folder / name / f"{each.file}.png", each.panel)
 
 
 def table(result: dict) -> str:

@@ -95,14 +95,20 @@ def make_forward(graph: nnx.GraphDef, data, dtype: jnp.dtype) -> Callable:
     return forward
 
 
-def make_inference(config, graph: nnx.GraphDef, forward_of: Callable = lambda f: f) -> Inference:
-    """A SegFix network under the protocol `config.eval`.
+def make_inference(
+    config,
+    graph: nnx.GraphDef,
+    protocol: Protocol,
+    forward_of: Callable = lambda f: f,
+) -> Inference:
+    """A SegFix network under a protocol.
 
     Args:
+        protocol: its `combine` is not followed: what is summed is logits.
         forward_of: what to make of the forward: nothing, or `direction_or_none`.
     """
     forward = forward_of(make_forward(graph, config.data, compute_dtype(config.dtype)))
-    protocol = dataclasses.replace(Protocol.of(config.eval), combine="logits")
+    protocol = dataclasses.replace(protocol, combine="logits")
     first = 0 if forward_of is direction_or_none else 2
     pairs = tuple((left + first, right + first) for left, right in FLIP_PAIRS)
     options = compiler_options(segmenter.high_resolution(config.model))
@@ -153,6 +159,8 @@ def scores(confusion: np.ndarray) -> dict:
 def predicted_offsets(inference: Inference, weights: dict, image: np.ndarray) -> np.ndarray:
     """The offsets `(h, w, 2)` int8 (down, right) of one image `(h, w, 3)` uint8.
 
+    A step of an image that is reduced for the network is as many pixels of the image itself.
+
     Args:
         inference: of `make_inference`.
     """
@@ -163,7 +171,9 @@ def predicted_offsets(inference: Inference, weights: dict, image: np.ndarray) ->
     answer = np.moveaxis(answer[:, :height, :width], 0, -1) / total_weight(inference.protocol)
     found = np.asarray(decode(answer[..., 1], answer[..., 2:])).astype(np.int8)
     if (height, width) != image.shape[:2]:
+        step = max(round(image.shape[0] / height), round(image.shape[1] / width), 1)
         found = cv2.resize(found, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        found *= np.int8(step)
     return found
 
 
