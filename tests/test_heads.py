@@ -1,4 +1,4 @@
-"""The attention of each method against its definition, and every head on small feature maps."""
+"""Every head on small feature maps."""
 
 import jax
 import jax.numpy as jnp
@@ -7,24 +7,17 @@ import pytest
 from flax import nnx
 
 from openseg_jax.bridge.heads import HEAD_NAMES
-from openseg_jax.data.dataset import IGNORE
 from openseg_jax.models.asp_ocr import ASPOCRHead
 from openseg_jax.models.ce2p import CE2PHead
 from openseg_jax.models.fcn import FCNHead
 from openseg_jax.models.ideal_ocr import (
     IdealOCRHead,
-    LabelledAttention,
-    gather_labelled_objects,
-    label_regions,
 )
 from openseg_jax.models.isa import (
-    InterlacedAttention,
     ISAHead,
-    long_range_attention,
-    short_range_attention,
 )
-from openseg_jax.models.ocnet import ASPOCNetHead, OCNetHead, SelfAttention, self_attention
-from openseg_jax.models.ocr import OCRHead, attend_to_objects, gather_objects
+from openseg_jax.models.ocnet import ASPOCNetHead, OCNetHead
+from openseg_jax.models.ocr import OCRHead
 from openseg_jax.models.segfix import SegFixHead
 
 RNG = np.random.default_rng(0)
@@ -32,21 +25,6 @@ RNG = np.random.default_rng(0)
 
 def random(*shape):
     return RNG.normal(size=shape).astype(np.float32)
-
-
-def close(ours, reference, tolerance=1e-5):
-    np.testing.assert_allclose(np.asarray(ours), reference, rtol=0, atol=tolerance)
-
-
-def softmax(scores, axis):
-    weights = np.exp(scores - scores.max(axis, keepdims=True))
-    return weights / weights.sum(axis, keepdims=True)
-
-
-def attention(query, key, value, allowed=True):
-    """softmax(Q K^T / sqrt(d)) V in float64; (n, p, d), (n, m, d), (n, m, v)."""
-    scores = np.float64(query) @ np.swapaxes(np.float64(key), 1, 2) / np.sqrt(query.shape[-1])
-    return softmax(np.where(allowed, scores, -np.inf), -1) @ value
 
 
 @nnx.jit
@@ -59,189 +37,6 @@ def evaluate(module, *inputs):
     view = nnx.view(module, deterministic=True, use_running_average=True, raise_if_not_found=False)
     return call(view, *inputs)
 
-
-# OCNet
-
-
-@pytest.mark.parametrize("chunk", [None, 0, 1, 4, 7, 10, 11, 50])
-def test_self_attention_is_exact_whatever_the_chunk(chunk):
-    query, key, value = random(2, 11, 6), random(2, 9, 6), random(2, 9, 5)
-    close(self_attention(query, key, value, chunk=chunk), attention(query, key, value))
-
-
-@pytest.mark.parametrize("chunk", [1, 4, 11])
-def test_chunks_do_not_change_the_gradients(chunk):
-    inputs = random(2, 11, 6), random(2, 9, 6), random(2, 9, 5)
-    weights = random(2, 11, 5)
-
-    def gradients(chunk):
-        def loss(inputs):
-            return (self_attention(*inputs, chunk=chunk) * weights).sum()
-
-        return jax.jit(jax.grad(loss))(inputs)
-
-    for ours, whole in zip(gradients(chunk), gradients(1000), strict=True):
-        close(ours, whole)
-
-
-def sizes(jaxpr):
-    """The number of elements of every intermediate array, in loops and calls too."""
-    for equation in jaxpr.eqns:
-        yield from (v.aval.size for v in equation.outvars)
-        for inner in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
-        ):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                yield from sizes(inner)
-
-
-def test_no_matrix_of_all_scores_exists_forward_or_backward():
-    tokens, chunk = 600, 20
-    inputs = [jnp.zeros((1, tokens, 4))] * 3
-
-    def largest(chunk):
-        def loss(inputs):
-            return self_attention(*inputs, chunk=chunk).sum()
-
-        return max(sizes(jax.make_jaxpr(jax.value_and_grad(loss))(inputs).jaxpr))
-
-    assert largest(tokens) == tokens**2  # the counting works
-    assert largest(chunk) == tokens * chunk
-
-
-def test_full_images_stay_below_the_limit_by_themselves():
-    inputs = [jax.ShapeDtypeStruct((1, 129 * 257, 256), jnp.float32)] * 3
-
-    def loss(inputs):
-        return self_attention(*inputs).sum()
-
-    largest = max(sizes(jax.make_jaxpr(jax.value_and_grad(loss))(inputs).jaxpr))
-    assert 4 * largest <= 64 * 2**20
-
-
-@pytest.mark.parametrize("scale", [1, 2])
-def test_self_attention_of_a_pooled_map_keeps_its_size(scale):
-    module = SelfAttention(6, 4, scale=scale, norm="bn", rng=np.random.default_rng(0))
-    x = random(1, 5, 7, 6)
-    context = evaluate(module, x)
-    assert context.shape == x.shape
-    assert not np.any(context), "the last convolution starts at zero"
-
-
-# ISA
-
-
-def masks(h, w, window):
-    """Which of h*w pixels may attend to which: (long range, short range)."""
-    y, x = np.divmod(np.arange(h * w), w)
-    position, tile = (y % window[0], x % window[1]), (y // window[0], x // window[1])
-    return tuple((a[:, None] == a[None]) & (b[:, None] == b[None]) for a, b in (position, tile))
-
-
-@pytest.mark.parametrize("window", [(2, 3), (4, 1), (1, 1), (4, 6)])
-def test_sparse_attentions_are_masked_dense_ones(window):
-    h, w = 4, 6
-    query, key, value = random(2, h, w, 5), random(2, h, w, 5), random(2, h, w, 3)
-    flat = [x.reshape(2, h * w, -1) for x in (query, key, value)]
-    attentions = (long_range_attention, short_range_attention)
-    for attend, mask in zip(attentions, masks(h, w, window), strict=True):
-        reference = attention(*flat, allowed=mask).reshape(value.shape)
-        close(attend(query, key, value, window), reference)
-
-
-def test_padding_of_interlaced_attention_attends():
-    """A 3x7 map in 2x4 windows: no row before it and one after, no column before, one after."""
-    window, rng = (2, 4), np.random.default_rng(0)
-    module = InterlacedAttention(5, 4, 6, window, norm="bn", rng=rng)
-    x = random(1, 3, 7, 5)
-    y = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
-    stages = (module.long_range, module.short_range)
-    for sparse, mask in zip(stages, masks(4, 8, window), strict=True):
-        maps = [evaluate(f, y) for f in (sparse.query, sparse.key, sparse.value)]
-        flat = [np.asarray(m).reshape(1, 32, -1) for m in maps]
-        context = attention(*flat, allowed=mask).reshape(1, 4, 8, -1)
-        y = evaluate(sparse.output, context.astype(np.float32))
-    close(evaluate(module, x), y[:, :3, :7])
-
-
-def test_odd_padding_has_its_smaller_half_before():
-    module = InterlacedAttention(2, 2, 2, (1, 5), norm="bn", rng=np.random.default_rng(0))
-    x = random(1, 1, 7, 2)  # three columns are missing: one goes before, two behind
-    padded = np.pad(x, ((0, 0), (0, 0), (1, 2), (0, 0)))
-    close(evaluate(module, x), np.asarray(evaluate(module, padded))[:, :, 1:8])
-
-
-# OCR
-
-
-def test_objects_are_pixels_weighted_by_the_softmax_over_positions():
-    logits, pixels = random(2, 4, 5, 3), random(2, 4, 5, 6)
-    weights = softmax(logits.reshape(2, 20, 3).astype(np.float64), 1)
-    reference = np.swapaxes(weights, 1, 2) @ pixels.reshape(2, 20, 6)
-    close(gather_objects(logits, pixels)[:, :, 0], reference)
-
-
-def test_pixels_attend_to_objects_by_the_softmax_over_classes():
-    query, key, value = random(2, 4, 5, 6), random(2, 3, 1, 6), random(2, 3, 1, 7)
-    reference = attention(query.reshape(2, 20, 6), key[:, :, 0], value[:, :, 0])
-    close(attend_to_objects(query, key, value), reference.reshape(2, 4, 5, 7))
-
-
-def test_softmaxes_of_bfloat16_are_as_precise_as_float32():
-    logits, pixels = random(1, 64, 64, 3), np.abs(random(1, 64, 64, 4))
-    exact = gather_objects(logits, pixels)
-    rounded = jnp.asarray(logits, jnp.bfloat16), jnp.asarray(pixels, jnp.bfloat16)
-    objects = gather_objects(*rounded)
-    assert objects.dtype == jnp.float32
-    close(objects, exact, 1e-3)  # what is left is the rounding of the inputs, averaged
-
-
-LABELS = np.array([[[0, 0, 1, IGNORE], [0, 0, 1, 1]]])
-
-
-def test_labels_become_regions_with_a_last_one_for_ignored_pixels():
-    regions = np.asarray(label_regions(LABELS, (2, 4), 4))
-    assert (regions.argmax(-1) == np.where(LABELS == IGNORE, 3, LABELS)).all()
-    assert (regions.sum(-1) == 1).all()
-
-
-def test_labels_are_sampled_at_rounded_down_positions():
-    labels = np.arange(7 * 9).reshape(1, 7, 9)
-    regions = np.asarray(label_regions(labels, (3, 4), 64))
-    rows, columns = np.array([0, 2, 4]), np.array([0, 2, 4, 6])
-    assert (regions.argmax(-1) == labels[:, rows[:, None], columns]).all()
-
-
-def test_labelled_objects_are_means_and_zero_where_a_class_is_absent():
-    pixels = random(1, 2, 4, 5)
-    objects = np.asarray(gather_labelled_objects(label_regions(LABELS, (2, 4), 4), pixels))
-    for index, label in enumerate((0, 1, 2, IGNORE)):
-        chosen = pixels[LABELS == label]
-        close(objects[0, index, 0], chosen.mean(0) if len(chosen) else np.zeros(5))
-
-
-def test_labels_distribute_the_own_object_and_the_mean_of_all_others():
-    rng = np.random.default_rng(0)
-    module = LabelledAttention(5, 4, background=True, norm="bn", rng=rng)
-    pixels, objects = random(1, 2, 4, 5), random(1, 4, 1, 5)
-    value = np.asarray(evaluate(module.value, objects))[0, :, 0]
-    index = np.where(LABELS == IGNORE, 3, LABELS)
-    rest = np.stack([np.delete(value, i, 0).mean(0) for i in range(4)])
-    own, others = evaluate(module, pixels, objects, LABELS)
-    close(own, evaluate(module.output, value[index]))
-    close(others, evaluate(module.output, rest[index]))
-
-
-def test_attention_that_labels_replace_still_moves_its_batch_statistics():
-    rng = np.random.default_rng(0)
-    module = LabelledAttention(5, 4, background=False, norm="bn", rng=rng)
-    before = np.array(module.key[1].norm_act.bn.mean[...])
-    call(module, random(1, 2, 4, 5), random(1, 4, 1, 5), LABELS)
-    assert not np.allclose(module.key[1].norm_act.bn.mean[...], before)
-
-
-# Heads
 
 RESNET, WIDE, HRNET = (128, 128, 256, 512, 1024, 2048), (512, 1024, 2048, 4096), (720, 720)
 WITHOUT_DROPOUT = {"aux_dropout": 0.0}
