@@ -82,8 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--checkpoint", required=True, type=Path, help=help)
     help = "the folder to write; or, for the way back, a .pth or .safetensors file"
     convert.add_argument("--out", required=True, type=Path, help=help)
-    convert.add_argument("--config", help="FILE[:ARGUMENT] of the network, if the file lacks it")
-    convert.add_argument("--model", help="or the original's name, such as spatial_ocrnet")
+    help = "FILE[:ARGUMENT] of the network, if the file does not say; or its names, as follows"
+    convert.add_argument("--config", help=help)
+    convert.add_argument("--model", help="the original's name, such as spatial_ocrnet")
     convert.add_argument("--backbone", help="the original's: deepbase_resnet101_dilated8, ...")
     convert.add_argument("--classes", type=int, help="how many")
     convert.add_argument("--dataset", help="whose classes and colours the labels have")
@@ -153,6 +154,11 @@ def _convert(arguments) -> None:
     from openseg_jax import conversion
     from openseg_jax.config import read_config
 
+    names = {name: getattr(arguments, name) for name in ("model", "backbone", "classes", "dataset")}
+    given = [f"--{name}" for name, value in names.items() if value is not None]
+    if given and (arguments.config or arguments.checkpoint.is_dir()):
+        known = "--config says" if arguments.config else "a checkpoint of ours knows"
+        raise UserError(f"{known} what the network is: leave out {', '.join(given)}.")
     if arguments.checkpoint.is_dir():
         print(conversion.flax_to_torch(arguments.checkpoint, arguments.out))
         return

@@ -44,7 +44,7 @@ def add_commands(actions) -> list[argparse.ArgumentParser]:
     build.add_argument("--workers", type=int, default=0, help="processes; default: one a core")
     build.set_defaults(run=_build)
 
-    listing = actions.add_parser("list", help="the data sets we know")
+    listing = actions.add_parser("list", help="the data sets we know, and which are built")
     listing.set_defaults(run=_list)
 
     toy = actions.add_parser("toy", help="write a miniature of a data set, to try the whole path")
@@ -102,11 +102,17 @@ def _build(arguments) -> None:
 
 
 def _list(arguments) -> None:
-    from openseg_jax.data import catalog
+    from openseg_jax.config import data_dir
+    from openseg_jax.data import catalog, folder
 
+    root = data_dir("")
+    built = folder.built_names(root)
     for name in catalog.names():
         dataset = catalog.get(name)
-        print(f"{name:24} {dataset.num_classes:3} classes  {dataset.title}")
+        mark = "built" if (dataset.stored_as or name) in built else ""
+        print(f"{name:24} {mark:5}  {dataset.num_classes:3} classes  {dataset.title}")
+    own = [name for name in built if name not in catalog.names()]
+    print(f"Your own, in {root}: {', '.join(own) or 'none'}")
 
 
 def _toy(arguments) -> None:

@@ -273,6 +273,7 @@ def check_same_network(trained_with: dict, wanted: dict) -> None:
         raise UserError(
             "The checkpoint was trained with another config. Differing keys:\n  "
             + "\n  ".join(refused)
+            + "\nEvaluate it with the config, and the --config flags, of its training."
         )
 
 

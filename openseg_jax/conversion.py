@@ -70,7 +70,12 @@ def torch_to_flax(
     if (out / "checkpoints").exists():
         raise UserError(f"{out} holds checkpoints already. Choose another --out.")
     network = segmenter.build(config.model, rng=None)
-    report = load_state_dict(network, file.tensors)
+    try:
+        report = load_state_dict(network, file.tensors)
+    except UserError as error:
+        raise UserError(
+            f"{source}: {error}{_why_not(network, config.model.num_classes, file.tensors)}"
+        ) from None
     unchanged = _same(to_state_dict(network), file.tensors)
     fingerprint = certificate.fingerprint_of(network)
     facts = _facts(source, file, config, report, unchanged, fingerprint)
@@ -132,6 +137,18 @@ def _config_of(
     config.data.update(_normalization(original, config.model.backbone))
     _describe_classes(config, dataset or DATASETS.get(str(original.get("dataset", "")).lower()))
     return config
+
+
+def _why_not(network: segmenter.Segmenter, classes: int, tensors: dict) -> str:
+    """What to try where weights do not fit: the file's number of classes, or a config."""
+    wanted = to_state_dict(network)
+    shapes = [(tensors[key].shape, wanted[key].shape) for key in wanted.keys() & tensors.keys()]
+    clashes = [(theirs, ours) for theirs, ours in shapes if theirs != ours]
+    if not clashes:
+        return ""
+    if all(ours == (classes, *theirs[1:]) for theirs, ours in clashes):
+        return f" Its classifier has {clashes[0][0][0]} classes: give that number."
+    return " Its layers have other widths: give the --config that it was trained with."
 
 
 def _describe_classes(config: ConfigDict, dataset: str | None) -> None:

@@ -79,6 +79,8 @@ def from_arguments(arguments) -> None:
     report.save_png(arguments.out, picture(model, image, label, point, explanation))
     taken_for = model.classes[label[point]]
     print(f"The pixel in row {point[0]}, column {point[1]} is taken for {taken_for}.")
+    if explanation.objects:
+        print("What it attends to:")
     for category, affinity, _ in explanation.objects[:SHOWN_REGIONS]:
         print(f"  {report.percent(affinity):>6} %  {category}")
     print(f"Wrote {arguments.out}")

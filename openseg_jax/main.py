@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from openseg_jax.errors import UserError
+from openseg_jax.errors import UserError, did_you_mean
 
 CONFIG_ERRORS = (AttributeError, KeyError, TypeError, ValueError, OSError, ImportError)
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -59,13 +59,36 @@ def _parse_flags(argv: list[str]) -> list[str]:
             fail(f"The config file {file} does not exist (looked from {Path.cwd()}).", argv)
     try:
         return FLAGS(argv, known_only=False)
-    except (flags.Error, UserError, *CONFIG_ERRORS) as error:
-        fail(f"{_one_line(error)}\nTry --help, or look at the config file.", argv)
+    except UserError as error:
+        fail(str(error), argv)
+    except (flags.Error, *CONFIG_ERRORS) as error:
+        fail(_unknown_key(argv) or f"{_one_line(error)}\n{WHERE_KEYS_ARE}", argv)
+
+
+WHERE_KEYS_ARE = "All flags: openseg train --help. All keys of the config: openseg_jax/config.py."
+
+
+def _unknown_key(argv: list[str]) -> str:
+    """What is wrong with the first --config.KEY that there is not; "" if all are known."""
+    from openseg_jax.config import default_config
+
+    for argument in argv:
+        name, _, _ = argument.removeprefix("--").partition("=")
+        if not name.startswith("config."):
+            continue
+        keys = default_config()
+        for part in name.split(".")[1:]:
+            known = list(keys) if hasattr(keys, "keys") else []
+            if part not in known:
+                hint = did_you_mean(part, known) if known else ""
+                return f"There is no {name}. {hint}\n{WHERE_KEYS_ARE}"
+            keys = keys[part]
+    return ""
 
 
 def _one_line(error: Exception) -> str:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(text.replace("\\'", "'").split()).strip("'\"")
+    return " ".join(text.split())
 
 
 def _main(argv: list[str]) -> None:
@@ -82,6 +105,31 @@ def _main(argv: list[str]) -> None:
             "the same command goes on from it.",
             argv,
         )
+    except RuntimeError as error:  # of which JAX's own are
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        fail(_out_of_memory(str(error)), argv)
+    except KeyboardInterrupt:
+        print("Stopped at once. The same command goes on from the last checkpoint.", flush=True)
+        os._exit(130)  # XLA's threads do not survive an orderly exit
+
+
+def _out_of_memory(reason: str) -> str:
+    settings = CONFIG.value
+    if FLAGS.mode == "eval":
+        tried = f"evaluating {settings.eval.batch_size or 'some'} images at once"
+        mend = "Set --config.eval.batch_size=1, or --config.eval.window for large images"
+    else:
+        height, width = settings.augment.crop
+        tried = f"a step with {settings.train.batch_size} crops of {height}x{width}"
+        mend = (
+            "Lower --config.train.batch_size (--config.optimizer.accumulate_steps makes up for it) "
+            "or --config.augment.crop, or set --config.model.remat=True"
+        )
+    return (
+        f"The memory does not suffice for {tried}: {reason.splitlines()[0]}\n{mend}. "
+        "`openseg analyze --config ... --preflight` says before what fits."
+    )
 
 
 def _run(argv: list[str]) -> None:

@@ -23,7 +23,15 @@ def initialize(coordinator_address: str | None, num_processes: int | None, proce
     """Joins this process to the others; without arguments JAX asks Slurm, the TPU pod or K8s."""
     if (jax.config.jax_platforms or "").startswith("cpu"):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(coordinator_address, num_processes, process_id)
+    try:
+        jax.distributed.initialize(coordinator_address, num_processes, process_id)
+    except ValueError as error:
+        reason = str(error).rstrip(".")
+        raise UserError(
+            f"The other processes were not found ({reason}). Outside of a Slurm, TPU pod or "
+            "Kubernetes job give --coordinator_address=HOST:PORT, --num_processes and "
+            "--process_id; for one process leave --distributed out."
+        ) from error
 
 
 def make_mesh(mesh, batch_size: int, rows: int, devices: list | None = None) -> Mesh:
@@ -38,7 +46,8 @@ def make_mesh(mesh, batch_size: int, rows: int, devices: list | None = None) -> 
     if devices is None and jax.local_device_count() % height:
         raise UserError(
             f"config.mesh.height is {height}: it must divide the {jax.local_device_count()} "
-            "devices of each process, as each process loads whole images."
+            "devices of each process, as each process loads whole images. (On a CPU "
+            "JAX_NUM_CPU_DEVICES=2 makes two devices.)"
         )
     devices = devices or jax.devices()
     data = len(devices) // height if mesh.data == -1 else mesh.data

@@ -88,6 +88,8 @@ def find(inputs: list[str]) -> list[Path]:
             files = [path]
         else:
             files = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
+        if not files and not (path.exists() or glob.has_magic(text)):
+            raise UserError(f"{text} does not exist (looked from {Path.cwd()}).")
         if not files:
             raise UserError(
                 f"{text}: no image there (looked for {', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)})."

@@ -12,11 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from openseg_jax import config_checks, photos, predictor, report
 from openseg_jax.errors import UserError
 from openseg_jax.predictor import Predictor, Refiner
+from openseg_jax.progress import progress
 
 
 @dataclasses.dataclass
@@ -37,6 +37,8 @@ def from_arguments(arguments) -> int:
         settings.scale_weights = ()
     if arguments.window:
         settings.window = tuple(_numbers(arguments.window, "x", int, "--window"))
+        if len(settings.window) != 2:
+            raise UserError(f"--window {arguments.window}: give HEIGHTxWIDTH, as 512x1024.")
         settings.stride = tuple(-(-2 * side // 3) for side in settings.window)
         settings.smooth = True
     settings.flip = settings.flip or arguments.flip
@@ -85,7 +87,7 @@ def predict_files(
     try:
         report.save_png(out / "legend.png", report.legend(model.classes, model.palette))
         results = model.predict_all(items, batch_size, use=use, load=load, failed=failed)
-        _collect(tqdm(results, "predicting", unit="image"), out, wish.submission)
+        _collect(progress(results, "predicting", unit="image"), out, wish.submission)
     except OSError as error:
         raise UserError(f"Cannot write to {out}: {error}") from error
     for message in failures.values():
@@ -93,6 +95,11 @@ def predict_files(
     done = len(paths) - len(failures)
     kinds = "ids, color, overlay" + (", confidence" if wish.confidence else "")
     print(f"{done} of {len(paths)} images done with {model.name}: {out}/{kinds}")
+    for path, name in zip(paths, photos.output_names(paths), strict=True):
+        if name != path.stem:
+            print(f"{name} is of {path}: another image has the name {path.stem}")
+    if wish.submission:
+        print(f"the provider's label ids: {wish.submission}")
     return 1 if failures else 0
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from openseg_jax import photos
 from openseg_jax.errors import UserError
 from openseg_jax.evaluation import segfix
 from openseg_jax.evaluation.ahead import ordered_map
 from openseg_jax.predictor import Refiner
+from openseg_jax.progress import progress
 
 Offsets = Callable[[str], np.ndarray]  # of the image of that name: (h, w, 2), down and right
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
@@ -108,7 +108,7 @@ def refine_files(
         return len(files)
 
     try:
-        done = sum(tqdm(ordered_map(refine, jobs), "refining", total=len(jobs), unit="image"))
+        done = sum(progress(ordered_map(refine, jobs), "refining", total=len(jobs), unit="image"))
         for path in source.rglob("*_pred.txt") if instances else ():
             (out / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, out / path.relative_to(source))

@@ -20,6 +20,7 @@ import numpy as np
 import openseg_jax
 from openseg_jax.data import catalog
 from openseg_jax.errors import UserError
+from openseg_jax.evaluation.protocol import in_words
 from openseg_jax.report import Palette, default_palette, percent, write_atomically
 from openseg_jax.report_charts import Point, drawable, line_chart, running_mean
 from openseg_jax.report_page import page
@@ -33,14 +34,18 @@ MAX_HEAT_MAP_CLASSES = 60
 def write_report(workdir: Path | str) -> Path:
     """Writes `report.html` into a workdir and returns its path.
 
-    It shows whatever is there of `config.json`, `metrics.jsonl`, `eval/<step>.json` and the
-    newest pictures `eval/<step>/*.png`: a run that has just begun, or was killed in the middle
-    of a line, has a report too. Rows of `confusion` are the truth, columns the prediction.
+    It shows whatever is there of `config.json`, `metrics.jsonl`, `eval/<step>.json`, the newest
+    pictures `eval/<step>/*.png` and, in a table, the evaluations by other protocols: a run that
+    has just begun, or was killed in the middle of a line, has a report too. Rows of `confusion`
+    are the truth, columns the prediction.
     """
     workdir = Path(workdir)
     config, lines = _read_json(workdir / "config.json"), _read_lines(workdir / "metrics.jsonl")
-    evaluations = _read_evaluations(workdir / "eval")
-    if not (config or lines or evaluations):
+    name = _get(config, "eval", "name", "")  # of the evaluations that training makes
+    everything = _read_evaluations(workdir / "eval")
+    evaluations = [each for each in everything if each["name"] == name]
+    others = [each for each in everything if each["name"] != name]
+    if not (config or lines or everything):
         raise UserError(f"{workdir} has no config.json, metrics.jsonl or eval/*.json to report on.")
     scores = _by_step([*(line for line in lines if line.get("kind") == "eval"), *evaluations])
     training = _by_step(line for line in lines if line.get("kind") == "train")
@@ -50,7 +55,8 @@ def write_report(workdir: Path | str) -> Path:
         "Training": _charts(training, scores),
         "Intersection over union by class": _class_table(names, palette, detailed),
         "Confusion (latest evaluation)": _confusion(names, detailed),
-        "Worst and best images": _gallery(workdir / "eval", names, palette, scores),
+        "Worst and best images": _gallery(workdir / "eval", name, names, palette, scores),
+        "Other evaluations": _others(others),
         "Run": _facts(config, lines),
     }
     body = _headline(workdir.resolve(), config, max(training, default=0), scores)
@@ -79,8 +85,13 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_evaluations(folder: Path) -> list[dict[str, Any]]:
-    paths = [path for path in folder.glob("*.json") if path.stem.isdigit()]
-    return [{"step": int(path.stem)} | _read_json(path) for path in paths]
+    """The results in `<step>.json` and `<step>_<name>.json`, each with its step and name."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        step, _, name = path.stem.partition("_")
+        if step.isdigit():
+            found.append({"step": int(step)} | _read_json(path) | {"name": name})
+    return sorted(found, key=lambda each: (each["name"], each["step"]))
 
 
 def _by_step(lines: Iterable[dict[str, Any]]) -> dict[int, dict[str, Any]]:
@@ -232,16 +243,37 @@ def _heat_map(names: list[str], shares: np.ndarray) -> str:
     return f'<table class="heat" style="--cell:{cell:.2f}rem">{"".join(rows)}</tr></table>'
 
 
-def _gallery(folder: Path, names: list[str], palette: Palette, scores: Mapping) -> str:
+def _others(evaluations: list[dict[str, Any]]) -> str:
+    """A table of results by other protocols than the one that training follows."""
+    if not evaluations:
+        return ""
+    scores = {"miou": "mIoU", "pixel_acc": "pixel accuracy", "mean_acc": "mean accuracy",
+              "boundary_iou": "Boundary IoU"}  # fmt: skip
+    heads = "".join(f'<th class="number">{text}</th>' for text in scores.values())
+    rows = []
+    for fields in evaluations:
+        values = "".join(f'<td class="number">{percent(_number(fields, key))}' for key in scores)
+        how = in_words(fields["protocol"]) if "protocol" in fields else "none recorded"
+        rows.append(f"<tr><td>{escape(fields['name'])}<td class=\"number\">{fields['step']:,}"
+                    f"{values}<td>{escape(how)}</tr>")  # fmt: skip
+    head = f'<th>name</th><th class="number">step</th>{heads}<th>protocol</th>'
+    return _card(f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>")
+
+
+def _gallery(folder: Path, name: str, names: list[str], palette: Palette, scores: Mapping) -> str:
     """The newest pictures; where there is no room for all, as many of the worst as of the best."""
-    steps = sorted((int(p.name) for p in folder.glob("*/") if p.name.isdigit()), reverse=True)
-    step = next((step for step in steps if any((folder / str(step)).glob("*.png"))), 0)
+    ending = f"_{name}" if name else ""
+    steps = [path.name.removesuffix(ending) for path in folder.glob(f"*{ending}/")]
+    steps = sorted(map(int, filter(str.isdigit, steps)), reverse=True)
+    folders = {step: folder / f"{step}{ending}" for step in steps}
+    step = next((step for step in steps if any(folders[step].glob("*.png"))), 0)
+    folder = folders.get(step, folder)
     about = scores.get(step, {}).get("pictures") or {}
-    files = list(about) or sorted(path.stem for path in (folder / str(step)).glob("*.png"))
+    files = list(about) or sorted(path.stem for path in folder.glob("*.png"))
     figures, room = {}, PICTURE_CHARACTERS
     by_turns = sorted(files, key=lambda file: file.rpartition("_")[2].zfill(4))  # worst_1, best_1
     for file in by_turns[:MAX_PICTURES]:
-        encoded = _jpeg(folder / str(step) / f"{file}.png")
+        encoded = _jpeg(folder / f"{file}.png")
         if encoded and len(encoded) <= room:
             room -= len(encoded)
             figures[file] = (

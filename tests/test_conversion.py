@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import openseg_jax
-from openseg_jax import analysis, certificate
+from openseg_jax import analysis, certificate, conversion
 from openseg_jax.bridge import (
     build_reference_model,
     load_state_dict,
@@ -145,6 +145,28 @@ def test_a_file_that_does_not_say_what_it_is(tmp_path, openseg):
     done = openseg("convert", *files, *named)
     assert done.returncode == 0, done.stderr
     assert "plain batch norm" in done.stdout
+    files = (*files[:3], tmp_path / "y")
+    wrong = openseg("convert", *files, *named[:4], "--classes", 4)
+    assert wrong.returncode == 2 and "Its classifier has 3 classes" in wrong.stderr
+    twice = openseg("convert", *files, "--config", "configs/toy_ocr.py", "--classes", 4)
+    assert twice.returncode == 2 and "leave out --classes" in twice.stderr
+
+
+def test_weights_of_other_widths_ask_for_their_config(tmp_path):
+    state = state_dict("bn")
+    key = "cls_head.0.weight"
+    state[key] = state[key][:8]
+    write_checkpoint(tmp_path / "narrow.safetensors", state)
+    shape = r"\(8, \d+, 3, 3\)"  # as PyTorch has it
+    with pytest.raises(UserError, match=rf"narrow.*{shape}.*give the --config") as caught:
+        conversion.torch_to_flax(
+            tmp_path / "narrow.safetensors",
+            tmp_path / "out",
+            model_name=NAMES[0],
+            backbone=NAMES[1],
+            num_classes=3,
+        )
+    assert "classifier has" not in str(caught.value)
 
 
 def test_near_names_are_offered():

@@ -37,7 +37,9 @@ TOY = f"--config={ROOT}/configs/toy_ocr.py"
 
 def test_mistakes_in_flags_and_config(train, tmp_path):
     workdir = f"--workdir={tmp_path}/w"
-    assert_helpful(train(TOY, workdir, "--config.train.stepz=3"), "stepz")
+    misspelt = train(TOY, workdir, "--config.train.stepz=3")
+    assert_helpful(misspelt, "There is no config.train.stepz. Did you mean steps?")
+    assert_helpful(train(TOY, workdir, "--config.eval.flip.x=1"), "There is no config.eval.flip.x.")
     assert_helpful(train(TOY, workdir, "--config.train.steps=many"), "steps")
     assert_helpful(train("--config=configs/none.py", workdir), "configs/none.py")
     assert_helpful(train(TOY), "--workdir")
@@ -48,6 +50,27 @@ def test_mistakes_in_flags_and_config(train, tmp_path):
         "def get_config():\n    c = default_config()\n    c.train.batchsize = 3\n    return c\n"
     )
     assert_helpful(train(f"--config={own}", workdir), "batchsize", "batch_size")
+
+
+def test_processes_that_are_not_there(train, tmp_path):
+    finished = train(TOY, f"--workdir={tmp_path}/w", "--distributed")
+    assert_helpful(finished, "--coordinator_address", "leave --distributed out")
+
+
+def test_too_little_memory_is_one_message(environment, tmp_path):
+    """Stands for a step that is too large: what JAX raises then, raised at once."""
+    program = (
+        "import sys, jax; from openseg_jax import main; from openseg_jax.training import trainer\n"
+        "def train(*_): raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: no 54 bytes')\n"
+        "trainer.train = train; sys.exit(main.run(['main', *sys.argv[1:]]))"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program, TOY, f"--workdir={tmp_path}/w"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert_helpful(finished, "no 54 bytes", "crops of 128x192", "train.batch_size", "model.remat")
 
 
 def test_values_that_cannot_work(train, toy_data, tmp_path):

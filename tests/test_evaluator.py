@@ -67,7 +67,7 @@ def test_a_protocol_is_followed_and_stamped(network, tmp_path):
     assert 0 <= result["boundary_iou"] <= 1 and 0 <= result["boundary_f_score"] <= 1
     assert set(result["trimap_miou"]) == {"1", "2", "4", "8", "16", "32"}
     table = evaluator.table(result)
-    assert "scales 0.5, 1.0, flip" in table and protocol["checkpoint"] in table
+    assert "scales 0.5, 1.0, flip, sum of" in table and protocol["checkpoint"] in table
 
 
 @pytest.mark.parametrize("count", (0, 1, 5, 6, 100))

@@ -60,6 +60,7 @@ def test_files_folders_and_bad_images(workdir, openseg, tmp_path):
         assert np.asarray(Image.open(out / "overlay" / name)).shape == (40, 60, 3)
     assert (out / "legend.png").is_file()
     assert names == ["a.png", "a_2.png", "grey.png"]
+    assert f"a_2 is of {source / 'deep' / 'a.jpg'}" in finished.stdout
     expected = openseg_jax.load(workdir).predict(image)
     np.testing.assert_array_equal(np.asarray(Image.open(out / "ids" / "a.png")), expected)
 
@@ -69,6 +70,8 @@ def test_no_images_and_no_checkpoint(workdir, openseg, tmp_path):
     assert missing.returncode == 2 and "no image there" in missing.stderr
     nowhere = openseg("predict", "--checkpoint", tmp_path, tmp_path, "--out", tmp_path)
     assert nowhere.returncode == 2 and "is no checkpoint" in nowhere.stderr
+    misspelt = openseg("predict", "--checkpoint", tmp_path / "typo", tmp_path, "--out", tmp_path)
+    assert misspelt.returncode == 2 and "typo does not exist" in misspelt.stderr
 
 
 @pytest.fixture(scope="module")

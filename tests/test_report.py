@@ -15,6 +15,7 @@ from PIL import Image
 from openseg_jax import report, report_charts, report_html
 from openseg_jax.data.dataset import IGNORE
 from openseg_jax.errors import UserError
+from openseg_jax.evaluation.protocol import Protocol
 
 PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
 
@@ -201,6 +202,30 @@ def test_report_escapes_and_refers_to_nothing_outside(workdir):
     assert "<script>alert" not in html and "train &amp; tram" in html
     assert "http" not in html and "@import" not in html
     assert all(source.startswith("data:") for source in re.findall(r'src="([^"]*)', html))
+
+
+def test_evaluations_by_other_protocols_are_in_a_table(workdir):
+    stamp = Protocol(scales=(0.5, 1.0), scale_weights=(2.0, 1.0), window=(32, 64)).stamp()
+    about = {"dataset": "d", "split": "val", "images": 7, "dtype": "float32"}
+    other = {"step": 200, "miou": 0.4321, "boundary_iou": 0.25, "protocol": stamp | about}
+    (workdir / "eval" / "200_ms.json").write_text(json.dumps(other))
+    text = report_html.write_report(workdir).read_text()
+    row = re.search(r"<tr><td>ms.*?</tr>", text)[0]
+    assert "43.21" in row and "25.00" in row
+    assert "d val, 7 images, sliding window of 32x64 by 32x64" in row
+    assert "scales 2.0 x 0.5, 1.0, sum of logits, float32" in row
+    assert "20.00 %" in text  # of the newest evaluation of training, which is another one
+
+
+def test_a_run_whose_evaluations_have_a_name_is_reported_by_them(workdir):
+    config = json.loads((workdir / "config.json").read_text()) | {"eval": {"name": "x"}}
+    (workdir / "config.json").write_text(json.dumps(config))
+    for step in (100, 200):
+        (workdir / f"eval/{step}.json").rename(workdir / f"eval/{step}_x.json")
+        (workdir / f"eval/{step}").rename(workdir / f"eval/{step}_x")
+    text = report_html.write_report(workdir).read_text()
+    assert "scales: 1.0" in text and "Confusion" in text and "a_200.png" in text
+    assert "Other evaluations" not in text
 
 
 def test_report_without_evaluations(tmp_path):

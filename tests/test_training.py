@@ -105,6 +105,26 @@ def test_sigterm_saves_and_the_next_run_ends_bit_for_bit_alike(
     assert steps == sorted(set(steps)) and steps[-1] == 6
 
 
+@pytest.mark.slow
+def test_a_second_interrupt_stops_at_once(toy_data, environment, tmp_path):
+    process = subprocess.Popen(
+        command(tmp_path / "w", 1000),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    wait_for_step(tmp_path / "w", 1, process)
+    # Between the two the first one is handled: signals of one kind do not queue.
+    process.send_signal(signal.SIGINT)
+    while b"Stopping after this step" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0].decode()
+    assert process.returncode in (0, 130), output  # 0: the step and its checkpoint were faster
+    assert "Traceback" not in output and "Segmentation" not in output
+    assert "The same command goes on" in output
+
+
 def wait_for_step(workdir: Path, step: int, process: subprocess.Popen, timeout=240):
     """Until metrics.jsonl tells of that step."""
     deadline = time.time() + timeout

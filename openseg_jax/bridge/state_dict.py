@@ -21,7 +21,7 @@ class Report:
     mapped: tuple[str, ...]
     missing: tuple[str, ...]  # in the network, not in the file
     unused: tuple[str, ...]  # in the file, not in the network
-    clashes: tuple[str, ...]  # "name: shape in the file, the network's shape"
+    clashes: tuple[str, ...]  # "name: shape in the file, the network's shape", PyTorch's order
     passengers: tuple[str, ...] = ()  # kept for the way back, without a role here
     world: str = ""  # the batch norm of the file: bn or inplace_abn
 
@@ -116,7 +116,8 @@ def fill(targets: dict[str, nnx.Variable], arrays: dict[str, np.ndarray]) -> Rep
             continue
         wanted = targets[name].get_value()
         if array.shape != wanted.shape:
-            clashes.append(f"{name}: {array.shape}, the network's is {wanted.shape}")
+            shapes = to_torch(array).shape, to_torch(wanted).shape
+            clashes.append(f"{name}: {shapes[0]}, the network's is {shapes[1]}")
             continue
         array = array.astype(wanted.dtype, copy=False)
         if not np.isfinite(array).all():

@@ -99,7 +99,7 @@ def _recognise(file: BinaryIO, suffix: str) -> str:
     if suffix == ".safetensors":
         raise ValueError("it does not begin with the header of a safetensors file")
     raise UserError(
-        f"this is not a PyTorch checkpoint: it begins with {head[:12]!r}. Give a file of "
+        "this is not a PyTorch checkpoint, neither a zip nor a pickle. Give a file of "
         "torch.save (.pth, .pt) or a .safetensors file."
     )
 
@@ -293,7 +293,7 @@ def _write_torch(path: Path, arrays: dict[str, np.ndarray], config: dict | None)
         torch = importlib.import_module("torch")
     except ImportError as error:
         raise UserError(
-            "Writing .pth files needs PyTorch: pip install openseg_jax[torch]. "
+            "Writing .pth files needs PyTorch: pip install torch. "
             "A .safetensors file can be written without it."
         ) from error
     state = OrderedDict()

@@ -28,6 +28,7 @@ from openseg_jax.data.built import metadata, split_sizes
 from openseg_jax.data.dataset import DataSet
 from openseg_jax.data.records import FORMATS, NO_COST, Cost
 from openseg_jax.errors import UserError
+from openseg_jax.progress import progress
 
 EXAMPLES_PER_SHARD = 256
 OWN_FACTS = ("classes", "palette", "label_map", "flip_pairs")  # configs of own data have these
@@ -67,10 +68,10 @@ def build(
     try:
         with (
             contextlib.redirect_stdout(io.StringIO()),  # TFDS says where it downloads from
-            tqdm(desc=dataset.name, total=count, unit="image", leave=False) as progress,
+            progress(desc=dataset.name, total=count, unit="image", leave=False) as bar,
             tempfile.TemporaryDirectory() as nothing,  # TFDS would make a folder downloads/
         ):
-            builder_class = _builder_class(dataset, splits, reencode, workers, progress)
+            builder_class = _builder_class(dataset, splits, reencode, workers, bar)
             tfds_builder = builder_class(data_dir=str(out), file_format="array_record")
             tfds_builder.download_and_prepare(download_dir=nothing)
     except OSError as error:
@@ -126,9 +127,7 @@ def _check_source(dataset: DataSet, source: Path | None) -> None:
         raise UserError(f"--source {source} does not exist.\n{dataset.how_to_get}")
 
 
-def _builder_class(
-    dataset: DataSet, splits: dict, reencode: str, workers: int, progress: tqdm
-) -> type:
+def _builder_class(dataset: DataSet, splits: dict, reencode: str, workers: int, bar: tqdm) -> type:
     """A TFDS builder of that data set's name: TFDS takes the name from the class."""
 
     class CatalogBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
@@ -158,7 +157,7 @@ def _builder_class(
 
         def _shard_iterators_per_split(self, dl_manager):
             return {
-                split: _shards(dataset, split, loads, reencode, workers, self.info, progress)
+                split: _shards(dataset, split, loads, reencode, workers, self.info, bar)
                 for split, loads in splits.items()
             }
 
@@ -195,7 +194,7 @@ def _facts(dataset: DataSet) -> dict:
     )
 
 
-def _shards(dataset, split, loads, reencode, workers, info, progress) -> list:
+def _shards(dataset, split, loads, reencode, workers, info, bar) -> list:
     """Functions that yield the records of one shard each; they are called in order."""
     stream = records.make_records(dataset, loads, reencode, workers)
     source = hashlib.sha256()
@@ -217,7 +216,7 @@ def _shards(dataset, split, loads, reencode, workers, info, progress) -> list:
                 noted = info.metadata["reencode"] or {"cost": NO_COST}
                 total = Cost(*noted["cost"]) + record.cost
                 info.metadata["reencode"] = {"format": reencode, "cost": list(total)}
-            progress.update()
+            bar.update()
             yield (
                 index,
                 {

@@ -23,7 +23,7 @@ from openseg_jax.data.archive import File
 from openseg_jax.data.dataset import IGNORE, DataSet, Example, LabelMap
 from openseg_jax.data.description import FILE, Description
 from openseg_jax.data.masks import read_mask
-from openseg_jax.errors import UserError
+from openseg_jax.errors import UserError, did_you_mean
 
 
 def dataset(folder: Path, name: str = "") -> DataSet:
@@ -192,13 +192,21 @@ def _built_folder(where: str) -> Path:
         return folder
     versions = sorted(path.parent for path in folder.glob("*/metadata.json"))
     if not versions:
+        there = built_names(folder.parent)
+        known = sorted({*there, *catalog.names()})
         raise UserError(
-            f"There is no built data set in {folder}. Build your own images and masks with\n"
+            f"There is no built data set in {folder}. {did_you_mean(folder.name, known)}\n"
+            f"Built there: {', '.join(there) or 'none'}. Build your own images and masks with\n"
             f"  openseg data init IMAGES_AND_MASKS\n"
             f"  openseg data build folder --source IMAGES_AND_MASKS\n"
             "and name it: --config=configs/folder_ocr.py:NAME"
         )
     return versions[-1]
+
+
+def built_names(root: Path) -> list[str]:
+    """The names of the built data sets under `root`."""
+    return sorted({path.parent.parent.name for path in root.glob("*/*/metadata.json")})
 
 
 def class_weights(pixels: list[int]) -> tuple[float, ...]:

@@ -13,7 +13,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax import nnx
-from tqdm import tqdm
 
 from openseg_jax import __version__, report
 from openseg_jax.compilation import compiler_options
@@ -31,10 +30,11 @@ from openseg_jax.evaluation.inference import (
     make_told_forward,
     under_protocol,
 )
-from openseg_jax.evaluation.protocol import Protocol
+from openseg_jax.evaluation.protocol import Protocol, in_words
 from openseg_jax.models import segmenter
 from openseg_jax.parallel import sum_over_processes
 from openseg_jax.preprocessing import compute_dtype
+from openseg_jax.progress import progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +115,7 @@ def evaluate(
     totals, bootstrap = {}, metrics.Bootstrap(config.eval.bootstrap, len(task.classes))
     gallery, seen = Gallery(config.eval.pictures if process == 0 else 0), 0
     total = len(range(process, len(split), processes))
-    for example, truth, ids, counts in tqdm(
+    for example, truth, ids, counts in progress(
         results, "evaluating", total=total, unit="image", leave=False, disable=process > 0
     ):
         totals = {name: totals.get(name, 0) + count for name, count in counts.items()}
@@ -143,9 +143,13 @@ def evaluate(
         each.file: {"image": each.image, "wrong": _plain(each.wrong)} for each in pictures
     }
     if process == 0:
-        name = f"{step}_{config.eval.name}" if config.eval.name else str(step)
-        _write(workdir / "eval", name, result, pictures)
+        _write(workdir / "eval", file_name(config, step), result, pictures)
     return result, [each.panel for each in pictures]
+
+
+def file_name(config, step: int) -> str:
+    """Of a result in `eval/`, without the `.json`; the folder of its pictures."""
+    return f"{step}_{config.eval.name}" if config.eval.name else str(step)
 
 
 def _telling(example: dict) -> dict:
@@ -241,16 +245,11 @@ def table(result: dict) -> str:
     summary = {text: result[name] for name, text in names.items() if name in result}
     values = [float("nan") if v is None else v for v in result["iou"].values()]
     lines = [report.iou_table(tuple(result["iou"]), values, summary)]
-    if None not in result.get("miou_95_percent_interval", [None]):
+    protocol = result["protocol"]
+    if protocol["images"] > 1 and None not in result.get("miou_95_percent_interval", [None]):
         low, high = result["miou_95_percent_interval"]
         lines.append(
             f"     mIoU of like images: {report.percent(low)} to {report.percent(high)} (95 %)"
         )
-    protocol = result["protocol"]
-    lines.append(
-        f"     {protocol['dataset']} {protocol['split']}, {protocol['images']} images, "
-        f"{protocol['mode']}, {protocol['input_size']}, scales "
-        f"{', '.join(map(str, protocol['scales']))}{', flip' if protocol['flip'] else ''}, "
-        f"{protocol['dtype']}, weights {protocol['checkpoint']}"
-    )
+    lines.append(f"     {in_words(protocol)}, weights {protocol['checkpoint']}")
     return "\n".join(lines)

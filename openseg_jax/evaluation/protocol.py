@@ -61,6 +61,23 @@ class Protocol:
         return stamp
 
 
+def in_words(stamp: dict) -> str:
+    """A result's protocol in a line: data, mode, sizes, scales, dtype."""
+    mode = stamp["mode"]
+    if "window" in stamp:
+        window, stride = ("x".join(map(str, stamp[key])) for key in ("window", "stride"))
+        mode += f" of {window} by {stride} with {stamp['window_weights']} weights"
+    scales = [
+        f"{scale}" if weight == 1 else f"{weight} x {scale}"
+        for scale, weight in zip(stamp["scales"], stamp["scale_weights"], strict=True)
+    ]
+    return (
+        f"{stamp['dataset']} {stamp['split']}, {stamp['images']} images, {mode}, "
+        f"{stamp['input_size']}, scales {', '.join(scales)}{', flip' if stamp['flip'] else ''}, "
+        f"{stamp['combine']}, {stamp['dtype']}"
+    )
+
+
 def input_size(protocol: Protocol, height: int, width: int) -> tuple[int, int]:
     """The (height, width) an image is resized to before anything else."""
     if protocol.size:

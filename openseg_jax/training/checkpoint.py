@@ -183,6 +183,8 @@ def find(path: Path) -> Path:
     """The checkpoint folder meant by `path`: itself, or the best (else newest) of a workdir."""
     if (path / STATE).is_dir():
         return path
+    if not path.exists():
+        raise UserError(f"{path} does not exist (looked from {Path.cwd()}).")
     root = path if path.name == "checkpoints" else path / "checkpoints"
     if not root.is_dir():
         raise UserError(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from openseg_jax import __version__
+from openseg_jax.progress import progress, say
 
 
 class Logs:
@@ -35,14 +34,9 @@ class Logs:
         _keep_until(self._path, start)
         self._file = self._path.open("a", buffering=1)
         self._board = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
-        self._bar = tqdm(
-            total=steps,
-            initial=start,
-            unit="step",
-            dynamic_ncols=True,
-            disable=start >= steps,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
-        )
+        self._bar = progress(total=steps, initial=start, unit="step", disable=start >= steps)
+        self._bar.set_postfix_str("compiling")
+        self._compiling = True
 
     def __enter__(self) -> Logs:
         return self
@@ -56,7 +50,7 @@ class Logs:
     def say(self, text: str) -> None:
         """Prints above the progress bar."""
         if self._active:
-            tqdm.write(text)
+            say(text)
 
     def describe(self, config, params: dict, mesh, data_speed: float) -> None:
         """One paragraph about the run, and a "run" line in metrics.jsonl."""
@@ -117,6 +111,9 @@ class Logs:
             f"{means['images_per_second']:.1f} images/s, data wait {means['data_wait']:.0%}",
             refresh=False,
         )
+        if self._compiling:  # the first step says nothing about the others' speed
+            self._bar.unpause()
+            self._bar.initial, self._compiling = step, False
         self._bar.update(step - self._step)
         self._step = step
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -156,8 +157,8 @@ def _evaluate(run: Run, state: dict, step: int) -> float:
             report = report_html.write_report(workdir)
             if step == config.train.steps:
                 logs.say(evaluator.table(result))
-                logs.say(f"report:   {report}\nscores:   {workdir / 'eval' / f'{step}.json'}")
-                logs.say(f"pictures: {workdir / 'eval' / str(step)}")
+                written = workdir / "eval" / evaluator.file_name(config, step)
+                logs.say(f"report:   {report}\nscores:   {written}.json\npictures: {written}")
     # SegFix is chosen by its directions, as in the original.
     score = result.get("direction_acc", result["miou"])
     return float("nan") if score is None else score
@@ -173,8 +174,12 @@ class StopSignal:
 
     def _receive(self, number, frame) -> None:
         if self._received and number == signal.SIGINT:
-            raise KeyboardInterrupt  # the second Ctrl-C does not wait for a checkpoint
+            # Not an exception: in the middle of XLA's own threads that ends in a crash.
+            os.write(2, b"\nStopped at once. The same command goes on from the last checkpoint.\n")
+            os._exit(130)
         self._received = True
+        # os.write, as printing is not safe in the middle of another print.
+        os.write(2, b"\nStopping after this step, with a checkpoint. Ctrl-C again: at once.\n")
 
     def requested(self, agree: bool) -> bool:
         """Whether to stop after the current step; all processes answer alike.
@@ -207,4 +212,6 @@ def evaluate_only(config, workdir: Path) -> dict:
     if jax.process_index() == 0:
         print(evaluator.table(result))
         print(f"{folder} in {time.perf_counter() - start:.1f} s")
+        written = workdir / "eval" / evaluator.file_name(config, step)
+        print(f"scores:   {written}.json\npictures: {written}")
     return result
