@@ -1,4 +1,4 @@
-"""Puts the tables of docs/results/benchmark_*.json between the marks of docs/performance.md."""
+"""Puts the tables of docs/results/*.json between the marks of docs/performance.md."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarking.measuring import spread
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-# <!-- benchmark: FILE --> ... <!-- end -->
+# <!-- benchmark: FILE --> ... <!-- end -->, of benchmark.py or benchmark_attention.py
 MARKED = re.compile(r"(<!-- benchmark: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOT_MEASURED = "Not measured yet.\n"
 MIB = 2**20
@@ -26,7 +26,8 @@ def filled(page: str, results: Path) -> str:
 
     def replace(found: re.Match) -> str:
         file = results / found[2]
-        text = tables(json.loads(file.read_text())) if file.exists() else NOT_MEASURED
+        make = attention_table if file.name.startswith("attention") else tables
+        text = make(json.loads(file.read_text())) if file.exists() else NOT_MEASURED
         return found[1] + text + found[3]
 
     return MARKED.sub(replace, page)
@@ -49,6 +50,60 @@ def tables(measured: dict) -> str:
     lines += _table(MEMORY, [memory_row(case) for case in alone])
     lines += [f"{_name(case)}: {case['error']}\n" for case in cases if "error" in case]
     return "\n".join(lines)
+
+
+ATTENTION = (
+    "module",
+    "map",
+    "pass",
+    "parameters",
+    "GFLOP",
+    "MB",
+    "least ms",
+    "JAX ms",
+    "PyTorch ms",
+    "time, JAX / PyTorch",
+    "least / JAX",
+    "load",
+)
+PASSES = {"eval": "forward", "train": "forward, backward"}
+
+
+def attention_table(measured: dict) -> str:
+    """The modules of a file that `benchmark_attention.py` wrote, as Markdown."""
+    machine = measured["machine"]
+    lines = [
+        f"{machine['device']}, {machine['cores']} cores, {machine['dtype']}; best matrix product "
+        f"{machine['peak_flops'] / 1e9:,.0f} GFLOP/s, best copy "
+        f"{machine['bandwidth'] / 1e9:,.1f} GB/s.",
+        "",
+    ]
+    return "\n".join(
+        lines + _table(ATTENTION, [attention_row(c, machine) for c in measured["cases"]])
+    )
+
+
+def attention_row(case: dict, machine: dict) -> list[str]:
+    """One line: what must be done, how fast that could be, and how fast it is."""
+    least = max(case["flop"] / machine["peak_flops"], case["bytes"] / machine["bandwidth"])
+    seconds = {
+        side: spread([each["wall"] for each in rounds])["median"]
+        for side, rounds in case["rounds"].items()
+    }
+    return [
+        case["method"],
+        "x".join(map(str, case["size"])),
+        PASSES[case["mode"]],
+        f"{case['parameters'] / 1e6:.2f} M",
+        f"{case['flop'] / 1e9:,.1f}",
+        f"{case['bytes'] / 1e6:,.0f}",
+        f"{1e3 * least:,.0f}",
+        f"{1e3 * seconds['jax']:,.0f}",
+        f"{1e3 * seconds['torch']:,.0f}",
+        _spread(ratio(case, "torch", "wall")),
+        f"{least / seconds['jax']:.0%}",
+        f"{case['load'][0]:.1f} to {case['load'][1]:.1f}",
+    ]
 
 
 SPEED = (

@@ -21,6 +21,7 @@ torch = pytest.importorskip("torch", reason="PyTorch")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import benchmark_attention  # noqa: E402
 import performance_page  # noqa: E402
 import torch_twins  # noqa: E402
 from benchmarking import jax_program, measuring, torch_program  # noqa: E402
@@ -249,3 +250,31 @@ def test_the_command_measures_and_saves(tmp_path):
     finished = subprocess.run(broken, env=environment, capture_output=True, text=True)
     assert finished.returncode != 0
     assert "ValueError: there is no PyTorch twin of fcn on hrnet_w18" in finished.stdout
+
+
+# GFLOP (two a multiply-accumulate) of what lies between a head's 3x3 convolution and its classifier,
+# counted on the original's modules.
+MODULES = {"ocnet": (112.9, 313.5, 1176.8), "isa": (53.4, 85.4, 183.6), "ocr": (16.2, 28.3, 56.5)}
+
+
+@pytest.mark.parametrize("method", MODULES)
+def test_attention_has_the_arithmetic_of_the_original(method):
+    sizes = ((97, 97), (128, 128), (128, 256))
+    for size, gflop in zip(sizes, MODULES[method], strict=True):
+        ours = benchmark_attention.costs(method, size, "eval")["flop"] / 1e9
+        # OCR's objects are gathered and transformed here, which that count leaves out.
+        assert ours == pytest.approx(gflop, abs=0.06) or (
+            method == "ocr" and 0 < ours - gflop < 0.7
+        )
+
+
+@pytest.mark.parametrize("mode", ("eval", "train"))
+def test_attention_is_measured_beside_pytorch(mode, monkeypatch):
+    monkeypatch.setattr(measuring, "SHORTEST", 0.0)
+    machine = {"peak_flops": 1e11, "bandwidth": 1e10, "device": "d", "cores": 2, "dtype": "float32"}
+    cases = [
+        benchmark_attention.measure(method, (16, 24), mode, "float32", rounds=1)
+        for method in benchmark_attention.METHODS
+    ]
+    table = performance_page.attention_table({"machine": machine, "cases": cases})
+    assert table.count("| 16x24 |") == 3 and "1.19 M" in table and "2.37 M" in table

@@ -1,0 +1,229 @@
+"""Measures the context modules of OCNet, ISA and OCR beside PyTorch's, on feature maps alone.
+
+    python scripts/benchmark_attention.py
+    python scripts/benchmark_attention.py --sizes 64x64 --methods isa ocr
+
+What a head has between its 3x3 convolution and its classifier, on 512 channels: attention with its
+transforms, and the fusion. Forward in evaluation, and forward with backward in training, beside
+the least that the machine allows: its best matrix product for the FLOP, its best copy for the
+bytes of the maps and weights that go in and out. `scripts/performance_page.py` puts the results
+into docs/performance.md. Needs PyTorch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from benchmarking import measuring, parts
+from benchmarking.case import Program
+from flax import nnx
+
+from openseg_jax.analysis import count_macs
+from openseg_jax.models.isa import ISAModule
+from openseg_jax.models.ocnet import OCNetHead
+from openseg_jax.models.ocr import OCRHead
+from openseg_jax.preprocessing import compute_dtype
+
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+METHODS = ("ocnet", "isa", "ocr")
+SIZES = ((64, 64), (97, 97), (128, 128), (128, 256))
+CHANNELS, KEY_CHANNELS, WINDOW, CLASSES = 512, 256, (8, 8), 19
+
+
+def main() -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", type=size, nargs="+", default=SIZES, metavar="HEIGHTxWIDTH")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
+    options = parser.parse_args()
+    dtype = compute_dtype("auto").name
+    machine = parts.machine(dtype) | {"bandwidth": bandwidth()}
+    cases = []
+    for method in options.methods:
+        for shape in options.sizes:
+            for mode in ("eval", "train"):
+                print(f"{method} {shape} {mode} …", flush=True)
+                cases.append(measure(method, shape, mode, dtype, options.rounds))
+                out = RESULTS / f"attention_{machine['platform']}.json"
+                out.write_text(json.dumps({"machine": machine, "cases": cases}, indent=1) + "\n")
+                gc.collect()
+    print(f"Saved in {out}.")
+
+
+def size(text: str) -> tuple[int, int]:
+    """The argument HEIGHTxWIDTH."""
+    height, _, width = text.partition("x")
+    return int(height), int(width)
+
+
+def bandwidth() -> float:
+    """Bytes a second of a large copy, read and written."""
+    array = jnp.zeros(2**26, jnp.float32)
+    copy = jax.jit(lambda x: x + 1)
+    copy(array).block_until_ready()
+    seconds = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        copy(array).block_until_ready()
+        seconds.append(time.perf_counter() - begin)
+    return 2 * array.nbytes / min(seconds)
+
+
+class Context(nnx.Module):
+    """Our module: pixels `(n, h, w, c)`, and for OCR regions `(n, h, w, k)` -> `(n, h, w, c)`."""
+
+    def __init__(self, method: str, channels: int, key_channels: int, rng):
+        self.method = method
+        options = dict(dropout=0.0, rng=rng)
+        if method == "isa":
+            self.module = ISAModule(
+                channels, key_channels, channels, (WINDOW,), norm="bn", **options
+            )
+            return
+        head = {"ocnet": OCNetHead, "ocr": OCRHead}[method]
+        head = head((1, 1), 1, channels=channels, key_channels=key_channels, **options)
+        self.attention, self.fuse = head.attention, head.fuse
+        self.gather = head.gather if method == "ocr" else None
+
+    def __call__(self, pixels: jax.Array, regions: jax.Array) -> jax.Array:
+        if self.method == "isa":
+            return self.module(pixels)
+        if self.method == "ocr":
+            context = self.attention(pixels, self.gather(regions, pixels))
+        else:
+            context = self.attention(pixels)
+        return self.fuse(jnp.concatenate([context, pixels], axis=-1))
+
+
+def inputs(shape: tuple[int, int], channels: int) -> list[np.ndarray]:
+    """Pixels and regions of one image, of noise."""
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal((1, *shape, width), np.float32) for width in (channels, CLASSES)]
+
+
+def forward(method: str, mode: str, channels: int = CHANNELS, key_channels: int = KEY_CHANNELS):
+    """(a function of weights, pixels and regions; its weights) of our module."""
+    context = Context(method, channels, key_channels, np.random.default_rng(0))
+    context = nnx.view(
+        context,
+        deterministic=mode == "eval",
+        use_running_average=mode == "eval",
+        raise_if_not_found=False,
+    )
+    graph, params, others = nnx.split(context, nnx.Param, ...)
+    params, others = nnx.to_pure_dict(params), nnx.to_pure_dict(others)
+
+    def apply(params, pixels, regions):
+        return nnx.merge(graph, params, others)(pixels, regions)
+
+    return apply, params
+
+
+def jax_program(method: str, shape, mode: str, dtype: str) -> Program:
+    """Ours; in "train" with the gradients of all weights and of the pixels."""
+    apply, params = forward(method, mode)
+    pixels, regions = (jnp.asarray(x, dtype) for x in inputs(shape, CHANNELS))
+    params = jax.device_put(params)
+
+    def backward(params, pixels, regions):
+        output, pull = jax.vjp(lambda *known: apply(*known, regions), params, pixels)
+        return pull(output)
+
+    step = jax.jit(apply if mode == "eval" else backward)
+    last = {}
+
+    def start():
+        last["output"] = step(params, pixels, regions)
+
+    return Program(start, lambda: jax.block_until_ready(last), lambda: None, lambda: None, {})
+
+
+def torch_program(method: str, shape, mode: str, dtype: str) -> Program:
+    """PyTorch's, likewise; channels last, with its attention kernels."""
+    import torch
+    from torch_twins import heads
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module = torch_module(heads, method).to(device, memory_format=torch.channels_last)
+    module.train(mode == "train")
+    tensors = (torch.from_numpy(x).permute(0, 3, 1, 2).to(device) for x in inputs(shape, CHANNELS))
+    pixels, regions = (x.to(getattr(torch, dtype)) for x in tensors)
+    pixels.requires_grad_(mode == "train")
+    last = {}
+
+    def run():
+        objects = [heads.gather_objects(regions, pixels)] if method == "ocr" else []
+        return module(pixels, *objects)
+
+    def start():
+        with torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32"):
+            if mode == "eval":
+                with torch.inference_mode():
+                    last["output"] = run()
+                return
+            output = run()
+        module.zero_grad()
+        pixels.grad = None
+        output.backward(output.detach())
+        last["output"] = output
+
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    return Program(start, wait, lambda: None, lambda: None, {})
+
+
+def torch_module(heads, method: str, channels: int = CHANNELS, key_channels: int = KEY_CHANNELS):
+    """The twin of `Context`; OCR's takes pixels and gathered objects."""
+    if method == "ocnet":
+        return heads.BaseOC(channels, key_channels, 0.0, True)
+    if method == "isa":
+        return heads.ISAModule(channels, key_channels, WINDOW, 0.0, True)
+    return heads.SpatialOCR(channels, key_channels, 0.0)
+
+
+def measure(method: str, shape: tuple[int, int], mode: str, dtype: str, rounds: int) -> dict:
+    """Times of both sides in turns, and what has to be computed and moved."""
+    programs = {
+        "jax": jax_program(method, shape, mode, dtype),
+        "torch": torch_program(method, shape, mode, dtype),
+    }
+    before = measuring.load()
+    found = measuring.interleave(programs, rounds)
+    return {
+        "method": method,
+        "size": shape,
+        "mode": mode,
+        **found,
+        "load": [before, measuring.load()],
+        **costs(method, shape, mode, jnp.dtype(dtype).itemsize),
+    }
+
+
+def costs(method: str, shape: tuple[int, int], mode: str, itemsize: int = 4) -> dict[str, int]:
+    """Parameters, FLOP (two a multiply-accumulate), and the bytes that must be moved.
+
+    The backward pass has twice the products of the forward pass; it reads the maps and weights
+    again and writes as many gradients.
+    """
+    apply, params = forward(method, "eval")
+    maps = inputs(shape, CHANNELS)
+    macs = count_macs(jax.make_jaxpr(apply)(params, *maps).jaxpr)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    pixels = math.prod(shape) * CHANNELS
+    passes = 3 if mode == "train" else 1
+    moved = itemsize * (2 * pixels + (maps[1].size if method == "ocr" else 0)) + 4 * parameters
+    return {"parameters": parameters, "flop": 2 * macs * passes, "bytes": moved * passes}
+
+
+if __name__ == "__main__":
+    main()
