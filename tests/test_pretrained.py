@@ -52,7 +52,7 @@ def test_a_hole_or_another_shape_is_refused_by_name(tmp_path):
         initialize_from(str(tmp_path / "hole.safetensors"), network)
     tensors["features.3.conv.0.weight"] = np.zeros((7, 24, 1, 1), np.float32)
     write_checkpoint(tmp_path / "shape.safetensors", tensors)
-    with pytest.raises(UserError, match=r"\(1, 1, 24, 7\), the network's is \(1, 1, 24, 144\)"):
+    with pytest.raises(UserError, match=r"\(7, 24, 1, 1\), the network's is \(144, 24, 1, 1\)"):
         initialize_from(str(tmp_path / "shape.safetensors"), network)
 
 
