@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from modules import call, evaluate, random
 
 from openseg_jax.data.dataset import IGNORE
 from openseg_jax.models.ideal_ocr import (
@@ -20,12 +20,6 @@ from openseg_jax.models.isa import (
 from openseg_jax.models.ocnet import SelfAttention, self_attention
 from openseg_jax.models.ocr import attend_to_objects, gather_objects
 
-RNG = np.random.default_rng(0)
-
-
-def random(*shape):
-    return RNG.normal(size=shape).astype(np.float32)
-
 
 def close(ours, reference, tolerance=1e-5):
     np.testing.assert_allclose(np.asarray(ours), reference, rtol=0, atol=tolerance)
@@ -40,17 +34,6 @@ def attention(query, key, value, allowed=True):
     """softmax(Q K^T / sqrt(d)) V in float64; (n, p, d), (n, m, d), (n, m, v)."""
     scores = np.float64(query) @ np.swapaxes(np.float64(key), 1, 2) / np.sqrt(query.shape[-1])
     return softmax(np.where(allowed, scores, -np.inf), -1) @ value
-
-
-@nnx.jit
-def call(module, *inputs):
-    return module(*inputs)
-
-
-def evaluate(module, *inputs):
-    """The module's result in evaluation."""
-    view = nnx.view(module, deterministic=True, use_running_average=True, raise_if_not_found=False)
-    return call(view, *inputs)
 
 
 # OCNet

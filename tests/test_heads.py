@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from modules import RNG, evaluate, random
 
 from openseg_jax.bridge.heads import HEAD_NAMES
 from openseg_jax.models.asp_ocr import ASPOCRHead
@@ -19,24 +20,6 @@ from openseg_jax.models.isa import (
 from openseg_jax.models.ocnet import ASPOCNetHead, OCNetHead
 from openseg_jax.models.ocr import OCRHead
 from openseg_jax.models.segfix import SegFixHead
-
-RNG = np.random.default_rng(0)
-
-
-def random(*shape):
-    return RNG.normal(size=shape).astype(np.float32)
-
-
-@nnx.jit
-def call(module, *inputs):
-    return module(*inputs)
-
-
-def evaluate(module, *inputs):
-    """The module's result in evaluation."""
-    view = nnx.view(module, deterministic=True, use_running_average=True, raise_if_not_found=False)
-    return call(view, *inputs)
-
 
 RESNET, WIDE, HRNET = (128, 128, 256, 512, 1024, 2048), (512, 1024, 2048, 4096), (720, 720)
 WITHOUT_DROPOUT = {"aux_dropout": 0.0}
