@@ -125,7 +125,7 @@ def explain(
             return attention, None, None
         return attention, found.regions, found.affinity[row, column]
 
-    options = compiler_options(segmenter.high_resolution(config.model))
+    options = compiler_options(segmenter.backbone_class(config.model))
     found = jax.jit(look, compiler_options=options)(weights, padded[None])
     attention, regions, affinity = jax.device_get(found)
 

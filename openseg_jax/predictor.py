@@ -60,7 +60,7 @@ class Predictor:
             config.data,
             self.dataset.flip_pairs,
             confidence,
-            compiler_options(segmenter.high_resolution(config.model)),
+            compiler_options(segmenter.backbone_class(config.model)),
         )
 
     @classmethod

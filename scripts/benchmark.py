@@ -184,6 +184,7 @@ def child(settings: dict, caches: Path) -> dict:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
         "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # PyTorch needs some of a GPU's memory
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # as `main.use_huge_pages`, for both sides
     }
     finished = subprocess.run(
         [sys.executable, __file__, "--part", json.dumps(settings)],

@@ -151,14 +151,14 @@ def reference_outputs(
     if labels is not None:
         labels = jnp.asarray(np.where(labels < 0, IGNORE, labels), jnp.int32)
     with jax.default_matmul_precision("highest"):
-        forward = _compiled(network.backbone.high_resolution)
+        forward = _compiled(type(network.backbone))
         outputs = forward(graphs["eval"], params, stats, x, labels)
     return [np.asarray(y, np.float32).transpose(0, 3, 1, 2) for y in outputs]
 
 
 @cache
-def _compiled(high_resolution: bool):
-    options = compiler_options(high_resolution)
+def _compiled(backbone_class: type):
+    options = compiler_options(backbone_class)
     return jax.jit(_forward, static_argnums=0, compiler_options=options)
 
 

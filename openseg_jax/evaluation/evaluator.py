@@ -63,7 +63,7 @@ def make_inference(config, graph: nnx.GraphDef) -> Inference:
     protocol, dtype = Protocol.of(config.eval), compute_dtype(config.dtype)
     if config.model.method == "segfix":
         return segfix.make_inference(config, graph, protocol, segfix.direction_or_none)
-    options = compiler_options(segmenter.high_resolution(config.model))
+    options = compiler_options(segmenter.backbone_class(config.model))
     if segmenter.needs_labels(config.model):
         if protocol != Protocol():
             raise UserError(

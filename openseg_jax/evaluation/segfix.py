@@ -111,7 +111,7 @@ def make_inference(
     protocol = dataclasses.replace(protocol, combine="logits")
     first = 0 if forward_of is direction_or_none else 2
     pairs = tuple((left + first, right + first) for left, right in FLIP_PAIRS)
-    options = compiler_options(segmenter.high_resolution(config.model))
+    options = compiler_options(segmenter.backbone_class(config.model))
     return under_protocol(forward, protocol, config.data, pairs, options=options)
 
 

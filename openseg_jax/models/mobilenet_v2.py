@@ -67,6 +67,7 @@ class MobileNetV2(nnx.Module):
     """
 
     high_resolution = False
+    depthwise = True
     widths = (16, 24, 32, 96, 160, 320)
 
     def __init__(self, *, output_stride: int = 8, norm: str = "bn", remat: bool = False, rng: Rng):

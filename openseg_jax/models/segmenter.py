@@ -130,9 +130,9 @@ def _widths_of_head(method: str, backbone: nnx.Module) -> tuple[int, ...]:
     return (sum(widths[-4:]),) if method == "segfix" else widths
 
 
-def high_resolution(model) -> bool:
-    """Whether the backbone of `config.model` is an HRNet."""
-    return getattr(_class(BACKBONES.get(model.backbone)), "high_resolution", False)
+def backbone_class(model) -> type:
+    """The class of the backbone of `config.model`."""
+    return _class(BACKBONES.get(model.backbone))
 
 
 def needs_labels(model) -> bool:

@@ -60,7 +60,7 @@ def make_train_step(config, graph: nnx.GraphDef, mesh: Mesh, specs: dict) -> Cal
         donate_argnums=0,
         in_shardings=(replicated, batch_shardings),
         out_shardings=(replicated, replicated),
-        compiler_options=compiler_options(segmenter.high_resolution(config.model)),
+        compiler_options=compiler_options(segmenter.backbone_class(config.model)),
     )
     def train_step(state: dict, batch: dict) -> tuple[dict, dict]:
         images = normalize(batch["image"], config.data, dtype, batch["brightness"], batch["box"])
@@ -115,7 +115,7 @@ def make_statistics_step(config, graph: nnx.GraphDef, mesh: Mesh, specs: dict) -
         donate_argnums=0,
         in_shardings=(replicated, batch_shardings, replicated),
         out_shardings=replicated,
-        compiler_options=compiler_options(segmenter.high_resolution(config.model)),
+        compiler_options=compiler_options(segmenter.backbone_class(config.model)),
     )
     def statistics_step(weights: dict, batch: dict, index: jax.Array) -> dict:
         images = normalize(batch["image"], config.data, dtype, batch["brightness"], batch["box"])

@@ -26,7 +26,7 @@ def _evaluation(case: Case, network: segmenter.Segmenter) -> Program:
     params, stats, graphs = segmenter.graphs(network)
     graph, *weights = fold_batch_norm(graphs["eval"], params, stats)
     weights, images = jax.device_put((weights, network_input(case)))
-    options = compiler_options(network.backbone.high_resolution)
+    options = compiler_options(type(network.backbone))
     forward = jax.jit(_forward(graph, case), compiler_options=options)
     compiled, facts = _compile(forward, weights, images)
     last = {}

@@ -29,7 +29,9 @@ def seconds_of_step(program: Program) -> float:
 def interleave(programs: dict[str, Program], rounds: int) -> dict:
     """Runs the programs in turns, each first equally often.
 
-    A measurement is as many steps, without waiting in between, as take half a second.
+    A turn is one step that does not count, as it may have to get back memory that the system took
+    during the other's turn (2 GB cost seconds in some virtual machines), and as many steps, without
+    waiting in between, as take half a second.
 
     Returns:
         "steps" of a measurement, "first": seconds of each program's first step, and "rounds": for
@@ -45,6 +47,7 @@ def interleave(programs: dict[str, Program], rounds: int) -> dict:
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             time.sleep(PAUSE)
+            seconds_of_step(programs[name])
             times[name].append(_measure(programs[name], steps))
     return {"steps": steps, "first": first, "rounds": times}
 

@@ -1,0 +1,159 @@
+"""3x3 convolutions in 4 multiplications for 9: Winograd's F(2x2, 3x3), for XLA:CPU.
+
+Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016), equation 8: a 2x2 tile
+of the output is `A^T [(G kernel G^T) * (B^T input B)] A`, with a 4x4 tile of the input. Over all
+tiles and channels the 16 multiplications are 16 matrix products. A dilated convolution is the same
+on every `dilation`-th row and column. Arrays are `(n, h, w, c)`.
+
+Each transform works on rows and on columns alike, as lists of the 4 (or 2, or 3) arrays that one
+direction of a tile has; the 16 arrays of both are `(tiles, channels)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+FEW_CHANNELS = 256  # below, the transforms take what the products save
+FEW_PIXELS = 1024  # below, that of the kernel does
+MOST_VALUES = 2**29  # of the tiles, which have the map's values four times
+MOST_PADDING = 1.25  # times the map that the tiles may cover
+
+
+def is_faster(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: int) -> bool:
+    """Whether this is made for such a convolution, in float32 on a CPU."""
+    n, h, w, _ = x.shape
+    covered = _up(h, 2 * dilation) * _up(w, 2 * dilation)
+    return (
+        kernel.shape[:2] == (3, 3)
+        and stride == 1
+        and padding == dilation
+        and x.dtype.itemsize >= 4
+        and min(kernel.shape[2:]) >= FEW_CHANNELS
+        and n * h * w >= FEW_PIXELS
+        and 4 * n * covered * max(kernel.shape[2:]) <= MOST_VALUES
+        and covered <= MOST_PADDING * h * w
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+    """`x` with `kernel: (3, 3, in, out)`, `dilation` pixels of padding on every side."""
+    return _convolve(x, _kernel_tiles(kernel), dilation)
+
+
+def _forward(x, kernel, dilation):
+    return convolve(x, kernel, dilation), (x, kernel)
+
+
+def _backward(dilation, saved, gradient):
+    """The input's gradient is a convolution too; the kernel's has 16 products of its own."""
+    x, kernel = saved
+    gradient = _barrier(gradient)
+    tiles = _kernel_tiles(kernel)
+    # Those of the kernel turned by half a circle, whose taps 0, 1, 2 are 2, 1, 0.
+    turned = [tiles[4 * i + j].T for i in (3, 1, 2, 0) for j in (3, 1, 2, 0)]
+    inputs, _ = _input_tiles(x, dilation)
+    outputs = _tiles_of_map(gradient, dilation)
+    products = [i.T @ o for i, o in zip(_barrier(inputs), _barrier(outputs), strict=True)]
+    return _convolve(gradient, turned, dilation), _kernel_of_tiles(products)
+
+
+convolve.defvjp(_forward, _backward)
+_barrier = jax.lax.optimization_barrier
+
+
+def _convolve(x, kernel_tiles, dilation):
+    inputs, grid = _input_tiles(x, dilation)
+    products = [i @ k for i, k in zip(inputs, kernel_tiles, strict=True)]
+    return _map_of_tiles(products, grid)[:, : x.shape[1], : x.shape[2]]
+
+
+def _input_tiles(x, dilation):
+    """`B^T input B`; also the grid `(n, rows, dilation, columns, dilation)` of the tiles."""
+    n, h, w, channels = x.shape
+    rows, columns = -(-h // (2 * dilation)), -(-w // (2 * dilation))
+    ends = [dilation + 2 * dilation * rows - h, dilation + 2 * dilation * columns - w]
+    x = _barrier(jnp.pad(x, ((0, 0), (dilation, ends[0]), (dilation, ends[1]), (0, 0))))
+    grid = (n, rows, dilation, columns, dilation)
+
+    def transform(x: jax.Array, axis: int) -> list[jax.Array]:
+        a, b, c, d = _every_second(x, axis, dilation, 4)
+        return [a - c, b + c, c - b, b - d]
+
+    tiles = [tile for row in transform(x, 1) for tile in transform(row, 3)]
+    return [tile.reshape(-1, channels) for tile in tiles], grid
+
+
+def _tiles_of_map(y, dilation):
+    """`A y A^T`, the transpose of `_map_of_tiles`."""
+    n, h, w, channels = y.shape
+    ends = [_up(size, 2 * dilation) - size for size in (h, w)]
+    y = _barrier(jnp.pad(y, ((0, 0), (0, ends[0]), (0, ends[1]), (0, 0))))
+
+    def transform(y: jax.Array, axis: int) -> list[jax.Array]:
+        a, b = _every_second(y, axis, dilation, 2)
+        return [a, a + b, a - b, -b]
+
+    tiles = [tile for row in transform(y, 1) for tile in transform(row, 3)]
+    return [tile.reshape(-1, channels) for tile in tiles]
+
+
+def _every_second(x, axis: int, dilation: int, count: int) -> list[jax.Array]:
+    """Blocks of `dilation` rows: the even and the odd ones, then those again two blocks later.
+
+    The axis becomes two: `(blocks / 2, dilation)`.
+    """
+    blocks = x.shape[axis] // dilation
+    x = x.reshape(*x.shape[:axis], blocks, dilation, *x.shape[axis + 1 :])
+    last = blocks - count + 1
+    return [jax.lax.slice_in_dim(x, i, i + last, 2, axis) for i in range(count)]
+
+
+def _map_of_tiles(products, grid):
+    """`A^T products A`, with the tiles of `grid` put together."""
+
+    def transform(parts: list) -> list[jax.Array]:
+        a, b, c, d = parts
+        return [a + b + c, b - c - d]
+
+    n, rows, dilation, columns, _ = grid
+    tiles = [product.reshape(*grid, -1) for product in _barrier(products)]
+    parts = _both_ways(transform, [tiles[4 * i : 4 * i + 4] for i in range(4)])
+    y = jnp.stack([jnp.stack(row, axis=4) for row in parts], axis=2)
+    return y.reshape(n, 2 * rows * dilation, 2 * columns * dilation, -1)
+
+
+def _kernel_tiles(kernel) -> list[jax.Array]:
+    """`G kernel G^T`: 16 arrays `(in, out)`."""
+
+    def transform(taps: list) -> list[jax.Array]:
+        a, b, c = taps
+        return [a, (a + b + c) / 2, (a - b + c) / 2, c]
+
+    tiles = _both_ways(transform, [list(row) for row in kernel])
+    return [tile for row in tiles for tile in row]
+
+
+def _kernel_of_tiles(products) -> jax.Array:
+    """`G^T products G`, the transpose of `_kernel_tiles`."""
+
+    def transform(parts: list) -> list[jax.Array]:
+        a, b, c, d = parts
+        return [a + (b + c) / 2, (b - c) / 2, (b + c) / 2 + d]
+
+    parts = _both_ways(transform, [products[4 * i : 4 * i + 4] for i in range(4)])
+    return jnp.stack([jnp.stack(row) for row in parts])
+
+
+def _both_ways(transform: Callable[[list], list], parts: list[list]) -> list[list]:
+    """Transforms the columns of a list of rows, then the rows."""
+    columns = [transform(list(column)) for column in zip(*parts, strict=True)]
+    return [transform(list(row)) for row in zip(*columns, strict=True)]
+
+
+def _up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
