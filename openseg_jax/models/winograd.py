@@ -17,8 +17,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-FEW_CHANNELS = 256  # below, the transforms take what the products save
-FEW_PIXELS = 1024  # below, that of the kernel does
+# Of the channels, in times out, and of the pixels. Below, there is less to gain than what the 48
+# products and their transforms add to the compilation of HRNet, and to the time of small maps.
+LEAST_CHANNELS, LEAST_PIXELS = 256 * 256, 1024
 MOST_VALUES = 2**29  # of the tiles, which have the map's values four times
 MOST_PADDING = 1.25  # times the map that the tiles may cover
 
@@ -32,8 +33,8 @@ def is_faster(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, paddi
         and stride == 1
         and padding == dilation
         and x.dtype.itemsize >= 4
-        and min(kernel.shape[2:]) >= FEW_CHANNELS
-        and n * h * w >= FEW_PIXELS
+        and kernel.shape[2] * kernel.shape[3] >= LEAST_CHANNELS
+        and n * h * w >= LEAST_PIXELS
         and 4 * n * covered * max(kernel.shape[2:]) <= MOST_VALUES
         and covered <= MOST_PADDING * h * w
     )

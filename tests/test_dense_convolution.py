@@ -1,0 +1,129 @@
+"""The ways that dense convolutions take on a CPU, against XLA's own."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from openseg_jax.config import default_config
+from openseg_jax.models import convolve as convolve_module
+from openseg_jax.models import segmenter, winograd
+from openseg_jax.models.convolve import _convolve_general, convolve
+
+RNG = np.random.default_rng(0)
+GEOMETRIES = [
+    # stride, dilation, padding, (h, w)
+    (1, 1, 1, (6, 8)),
+    (1, 1, 1, (5, 7)),
+    (1, 2, 2, (9, 12)),
+    (1, 4, 4, (17, 10)),
+    (1, 3, 3, (2, 3)),
+    (2, 1, 1, (8, 6)),
+    (2, 1, 1, (7, 9)),
+    (2, 2, 2, (9, 10)),
+    (3, 1, 0, (9, 11)),
+    (1, 1, 0, (5, 6)),
+    (1, 1, 3, (5, 6)),
+]
+
+
+def general(geometry):
+    stride, dilation, padding = geometry
+    return partial(_convolve_general, stride=stride, dilation=dilation, padding=padding, groups=1)
+
+
+def value_and_gradients(convolution, x, kernel):
+    y, backward = jax.vjp(convolution, x, kernel)
+    return y, *backward(jnp.asarray(np.random.default_rng(1).normal(size=y.shape), y.dtype))
+
+
+@pytest.mark.parametrize("stride,dilation,padding,size", GEOMETRIES)
+def test_the_gradient_of_a_kernel_by_products_is_xlas(monkeypatch, stride, dilation, padding, size):
+    monkeypatch.setattr(convolve_module, "LEAST_CHANNELS", 1)
+    geometry = stride, dilation, padding
+    x, kernel = RNG.normal(size=(2, *size, 4)), RNG.normal(size=(3, 3, 4, 5))
+    with jax.enable_x64(True):
+        ours = value_and_gradients(
+            lambda x, kernel: convolve(x, kernel, stride, dilation, 1, padding), x, kernel
+        )
+        expected = value_and_gradients(general(geometry), x, kernel)
+    for array, reference in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(array, reference, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dilation,size", [(g[1], g[3]) for g in GEOMETRIES if g[1] == g[2]])
+def test_winograd_is_a_convolution_with_its_gradients(dilation, size):
+    x, kernel = RNG.normal(size=(2, *size, 4)), RNG.normal(size=(3, 3, 4, 5))
+    with jax.enable_x64(True):
+        ours = value_and_gradients(
+            lambda x, kernel: winograd.convolve(x, kernel, dilation), x, kernel
+        )
+        expected = value_and_gradients(general((1, dilation, dilation)), x, kernel)
+    for array, reference in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(array, reference, rtol=0, atol=1e-12)
+
+
+def test_winograd_rounds_little_more_than_xla():
+    x = np.maximum(RNG.normal(size=(1, 32, 32, 256)), 0)
+    kernel = RNG.normal(size=(3, 3, 256, 256)) / 48
+    with jax.enable_x64(True):
+        exact = value_and_gradients(general((1, 1, 1)), x, kernel)
+    single = x.astype(np.float32), kernel.astype(np.float32)
+    ours = value_and_gradients(lambda x, kernel: winograd.convolve(x, kernel, 1), *single)
+    for array, reference in zip(ours, exact, strict=True):
+        assert np.abs(array - reference).max() < 1e-5 * np.abs(reference).max()
+
+
+@pytest.mark.parametrize(
+    "faster,size,kernel,stride,dilation,padding,dtype",
+    [
+        (True, (1, 32, 64), (3, 3, 512, 512), 1, 4, 4, "float32"),
+        (True, (1, 32, 64), (3, 3, 160, 512), 1, 1, 1, "float32"),
+        (False, (1, 32, 64), (3, 3, 512, 512), 1, 4, 4, "bfloat16"),
+        (False, (1, 32, 64), (3, 3, 512, 512), 2, 1, 1, "float32"),
+        (False, (1, 32, 64), (3, 3, 512, 512), 1, 1, 0, "float32"),
+        (False, (1, 32, 64), (5, 5, 512, 512), 1, 1, 1, "float32"),
+        (False, (1, 32, 64), (3, 3, 128, 128), 1, 1, 1, "float32"),
+        (False, (1, 8, 16), (3, 3, 512, 512), 1, 1, 1, "float32"),
+        (False, (1, 32, 64), (3, 3, 2048, 256), 1, 36, 36, "float32"),  # tiles of 72 pixels
+        (False, (8, 128, 256), (3, 3, 2048, 512), 1, 1, 1, "float32"),  # 8 GB of tiles
+    ],
+)
+def test_where_winograd_is_used(faster, size, kernel, stride, dilation, padding, dtype):
+    x = jax.ShapeDtypeStruct((*size, kernel[2]), dtype)
+    kernel = jax.ShapeDtypeStruct(kernel, dtype)
+    assert winograd.is_faster(x, kernel, stride, dilation, padding) == faster
+
+
+def test_a_network_is_the_same_by_winograd_and_by_products(monkeypatch):
+    model = default_config().model
+    model.update(dict(method="ocr", backbone="resnet18", num_classes=4))
+    network = segmenter.build(model, np.random.default_rng(0))
+    params, stats, graphs = segmenter.graphs(network)
+    images = RNG.normal(size=(2, 64, 64, 3)).astype(np.float32)
+
+    def outputs():
+        def loss(params):
+            logits = nnx.merge(graphs["eval"], params, stats)(images)[-1]
+            return (logits**2).mean(), logits
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+    (_, expected), expected_gradients = outputs()
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 1)
+    monkeypatch.setattr(winograd, "LEAST_PIXELS", 1)
+    monkeypatch.setattr(convolve_module, "LEAST_CHANNELS", 1)
+    calls = []
+    convolution = winograd.convolve
+    monkeypatch.setattr(winograd, "convolve", lambda *args: calls.append(1) or convolution(*args))
+    (_, ours), gradients = outputs()
+    assert len(calls) > 15
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5 * expected.std())
+    for gradient, reference in zip(
+        jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), strict=True
+    ):
+        scale = max(float(np.abs(reference).max()), 1e-6)
+        np.testing.assert_allclose(gradient, reference, rtol=0, atol=1e-3 * scale)
