@@ -27,6 +27,7 @@ from benchmarking.case import Program
 from flax import nnx
 
 from openseg_jax.analysis import count_macs
+from openseg_jax.main import use_huge_pages
 from openseg_jax.models.isa import ISAModule
 from openseg_jax.models.ocnet import OCNetHead
 from openseg_jax.models.ocr import OCRHead
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
     options = parser.parse_args()
+    use_huge_pages()
     dtype = compute_dtype("auto").name
     machine = parts.machine(dtype) | {"bandwidth": bandwidth()}
     cases = []
