@@ -187,7 +187,7 @@ def test_sides_take_turns_and_each_is_first_equally_often(monkeypatch):
     programs = {name: fake_program(name, calls) for name in ("jax", "torch")}
     found = measuring.interleave(programs, rounds=2)
     assert found["steps"] == 2
-    one, other = ([name, name, f"{name} done"] for name in ("jax", "torch"))
+    one, other = ([name, f"{name} done", name, name, f"{name} done"] for name in ("jax", "torch"))
     assert calls[8:] == one + other + other + one  # after two single steps of each
     for name in programs:
         assert [set(each) for each in found["rounds"][name]] == [{"wall", "cpu", "host"}] * 2

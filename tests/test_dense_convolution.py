@@ -37,7 +37,8 @@ def general(geometry):
 
 def value_and_gradients(convolution, x, kernel):
     y, backward = jax.vjp(convolution, x, kernel)
-    return y, *backward(jnp.asarray(np.random.default_rng(1).normal(size=y.shape), y.dtype))
+    upstream = np.random.default_rng(1).normal(size=y.shape)
+    return y, *backward(jnp.asarray(upstream.astype(y.dtype)))
 
 
 @pytest.mark.parametrize("stride,dilation,padding,size", GEOMETRIES)
@@ -127,3 +128,10 @@ def test_a_network_is_the_same_by_winograd_and_by_products(monkeypatch):
     ):
         scale = max(float(np.abs(reference).max()), 1e-6)
         np.testing.assert_allclose(gradient, reference, rtol=0, atol=1e-3 * scale)
+
+
+def test_maps_side_by_side_are_one_map():
+    kernel = RNG.normal(size=(7, 5)).astype(np.float32)
+    maps = [RNG.normal(size=(2, 3, 4, width)).astype(np.float32) for width in (4, 1, 2)]
+    y = convolve_module.convolve_concatenation(maps, kernel)
+    np.testing.assert_allclose(y, np.concatenate(maps, -1) @ kernel, rtol=1e-5, atol=1e-5)

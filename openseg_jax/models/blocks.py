@@ -60,4 +60,4 @@ class AtrousPyramid(nnx.Module):
     def __call__(self, x: jax.Array, context: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """`x: (n, h, w, in_features)`, `context: (n, h, w, channels)` -> `(n, h, w, out)`."""
         maps = [context, *(branch(x) for branch in self.branches)]
-        return self.dropout(self.fuse(jnp.concatenate(maps, axis=-1)), rngs=rngs)
+        return self.dropout(self.fuse(*maps), rngs=rngs)

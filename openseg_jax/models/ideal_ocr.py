@@ -140,5 +140,5 @@ class IdealOCRHead(nnx.Module):
             found = self.attention(pixels, objects, labels)
             named = dict(zip(("object", "background"), found, strict=False))
             contexts = [named[name] for name in self.contexts]
-        fused = self.fuse(jnp.concatenate([*contexts, pixels], axis=-1))
+        fused = self.fuse(*contexts, pixels)
         return regions, self.classifier(self.dropout(fused, rngs=rngs))

@@ -158,7 +158,7 @@ class ISAModule(nnx.Module):
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         contexts = [stage(x) for stage in self.stages]
         pixels = x if self.widen is None else self.widen(x)
-        return self.dropout(self.fuse(jnp.concatenate([pixels, *contexts], axis=-1)), rngs=rngs)
+        return self.dropout(self.fuse(pixels, *contexts), rngs=rngs)
 
 
 class ISAHead(nnx.Module):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from openseg_jax.models.convolve import convolve, materialize
+from openseg_jax.models.convolve import convolve, convolve_concatenation, materialize
 
 Rng = np.random.Generator | None
 Initializer = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
@@ -86,9 +86,14 @@ class Conv(nnx.Module):
         self.stride, self.dilation, self.groups = stride, dilation, groups
         self.padding = dilation * (kernel - 1) // 2 if padding is None else padding
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *beside: jax.Array) -> jax.Array:
+        """Of `x` with the channels of the maps `beside` it, if there are any, after its own."""
         kernel = self.kernel[...].astype(x.dtype)
-        y = convolve(x, kernel, self.stride, self.dilation, self.groups, self.padding)
+        if beside and kernel.shape[:2] == (1, 1):
+            y = convolve_concatenation((x, *beside), kernel[0, 0])
+        else:
+            x = jnp.concatenate([x, *beside], axis=-1) if beside else x
+            y = convolve(x, kernel, self.stride, self.dilation, self.groups, self.padding)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
@@ -251,8 +256,9 @@ class ConvNormAct(nnx.Module):
         self.conv = Conv(in_features, out_features, kernel, dilation=dilation, bias=bias, rng=rng)
         self.norm_act = NormAct(out_features, norm=norm)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.norm_act(self.conv(x))
+    def __call__(self, x: jax.Array, *beside: jax.Array) -> jax.Array:
+        """As `Conv`, which takes several maps as one."""
+        return self.norm_act(self.conv(x, *beside))
 
 
 class Sequential(nnx.List):

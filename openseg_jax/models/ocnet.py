@@ -138,7 +138,7 @@ class OCNetHead(nnx.Module):
         self, features: list[jax.Array], rngs: nnx.Rngs | None = None
     ) -> tuple[jax.Array, ...]:
         pixels = self.pixels(features[-1])
-        fused = self.fuse(jnp.concatenate([self.attention(pixels), pixels], axis=-1))
+        fused = self.fuse(self.attention(pixels), pixels)
         main = self.classifier(self.dropout(fused, rngs=rngs))
         if self.auxiliary is None:
             return (main,)

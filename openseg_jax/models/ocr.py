@@ -154,5 +154,5 @@ class OCRHead(nnx.Module):
         regions = self.auxiliary(features[-2], rngs)
         pixels = self.pixels(features[-1])
         context = self.attention(pixels, self.gather(regions, pixels))
-        fused = self.fuse(jnp.concatenate([context, pixels], axis=-1))
+        fused = self.fuse(context, pixels)
         return regions, self.classifier(self.dropout(fused, rngs=rngs))
