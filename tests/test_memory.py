@@ -10,6 +10,7 @@ OCNET = """
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from openseg_jax.bridge.reference import reference_config
+from openseg_jax.compilation import compiler_options
 from openseg_jax.models import segmenter
 
 model = reference_config("base_ocnet", "deepbase_resnet101_dilated8", 19)
@@ -17,7 +18,10 @@ network = segmenter.build(model, np.random.default_rng(0))
 params, stats, graphs = segmenter.graphs(network)
 params, stats = jax.device_put((params, stats))
 image = jnp.zeros((1, 1024, 2048, 3)).block_until_ready()
-run = jax.jit(lambda params, stats, x: nnx.merge(graphs["eval"], params, stats)(x)[-1])
+run = jax.jit(
+    lambda params, stats, x: nnx.merge(graphs["eval"], params, stats)(x)[-1],
+    compiler_options=compiler_options(type(network.backbone)),  # as the evaluator does
+)
 
 def resident(what):
     lines = open("/proc/self/status").read().splitlines()

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 # Of the channels, in times out, and of the pixels. Below, there is less to gain than what the 48
 # products and their transforms add to the compilation of HRNet, and to the time of small maps.
 LEAST_CHANNELS, LEAST_PIXELS = 256 * 256, 1024
-MOST_VALUES = 2**29  # of the tiles, which have the map's values four times
+MOST_VALUES = 2**27  # of the tiles, which have those of the map four times: half a gigabyte
 MOST_PADDING = 1.25  # times the map that the tiles may cover
 
 
