@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import importlib.util
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from pathlib import Path
 
 from benchmarking import parts
 from benchmarking.case import Case
+from benchmarking.command_line import kept_cases, positive, require_torch, size
 from performance_page import tables
 
 from openseg_jax import __version__
@@ -50,12 +50,13 @@ def main() -> None:
         print(json.dumps(do_part(json.loads(arguments.part))))
         return
     try:
-        if importlib.util.find_spec("torch") is None:
-            raise UserError("The benchmark compares with PyTorch. Install it: pip install torch")
+        require_torch()
         with tempfile.TemporaryDirectory() as folder:
             failed = measure(arguments, Path(folder))
     except UserError as error:
         sys.exit(f"error: {error}")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"error: {_reason(error.stderr)}")
     if failed:
         sys.exit(f"error: {failed} measurements failed; the table says which.")
 
@@ -70,9 +71,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--nets", nargs="+", metavar="METHOD:BACKBONE", help=f"default: {' '.join(NETS)}"
     )
     parser.add_argument("--mode", choices=("train", "eval", "both"), default="both")
-    parser.add_argument("--size", type=_size, default=(256, 512), metavar="HEIGHTxWIDTH")
-    parser.add_argument("--batch", type=_positive, default=1, help="images a step (default 1)")
-    parser.add_argument("--rounds", type=_positive, help="turns of each side (default 15)")
+    parser.add_argument("--size", type=size, default=(256, 512), metavar="HEIGHTxWIDTH")
+    parser.add_argument("--batch", type=positive, default=1, help="images a step (default 1)")
+    parser.add_argument("--rounds", type=positive, help="turns of each side (default 15)")
     parser.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of activations"
     )
@@ -97,23 +98,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parsed
 
 
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    return _positive(height), _positive(width)
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
 def measure(arguments: argparse.Namespace, folder: Path) -> int:
     """Measures every case, saving after each; returns how many failed."""
     machine = child({"part": "machine", "dtype": arguments.dtype}, folder / "machine")
     out = arguments.out or RESULTS / f"benchmark_{machine['platform']}.json"
     about = {"version": __version__, **machine}
-    cases = _kept(out, about) if arguments.add else []
+    cases = kept_cases(out, about) if arguments.add else []
     failed = 0
     modes = ("train", "eval") if arguments.mode == "both" else (arguments.mode,)
     for net in arguments.nets:
@@ -143,20 +133,6 @@ def measure(arguments: argparse.Namespace, folder: Path) -> int:
     print(tables({"machine": about, "cases": cases}))
     print(f"Saved in {out}.")
     return failed
-
-
-def _kept(out: Path, about: dict) -> list[dict]:
-    """The cases of an earlier run, which must be of the same machine and versions."""
-    if not out.exists():
-        return []
-    saved = json.loads(out.read_text())
-    for key in ("device", "cores", "dtype", "version", "versions"):
-        if saved["machine"][key] != about[key]:
-            raise UserError(
-                f"{out} was measured with {key} {saved['machine'][key]}, this is {about[key]}. "
-                "Choose another --out, or leave out --add to start the file anew."
-            )
-    return saved["cases"]
 
 
 def measure_case(case: Case, arguments: argparse.Namespace, caches: Path) -> dict:

@@ -16,6 +16,7 @@ import argparse
 import gc
 import json
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -24,13 +25,17 @@ import jax.numpy as jnp
 import numpy as np
 from benchmarking import measuring, parts
 from benchmarking.case import Program
+from benchmarking.command_line import kept_cases, positive, require_torch, size
 from flax import nnx
 
 from openseg_jax.analysis import count_macs
+from openseg_jax.compilation import compiler_options
+from openseg_jax.errors import UserError
 from openseg_jax.main import use_huge_pages
 from openseg_jax.models.isa import ISAModule
 from openseg_jax.models.ocnet import OCNetHead
 from openseg_jax.models.ocr import OCRHead
+from openseg_jax.models.resnet import ResNet
 from openseg_jax.preprocessing import compute_dtype
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
@@ -46,14 +51,18 @@ def main() -> None:
     )
     parser.add_argument("--sizes", type=size, nargs="+", default=SIZES, metavar="HEIGHTxWIDTH")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
+    parser.add_argument("--rounds", type=positive, default=5, help="turns of each side")
     parser.add_argument("--add", action="store_true", help="keep what else is in the file")
     options = parser.parse_args()
     use_huge_pages()
-    dtype = compute_dtype("auto").name
-    machine = parts.machine(dtype) | {"bandwidth": bandwidth()}
-    out = RESULTS / f"attention_{machine['platform']}.json"
-    cases = json.loads(out.read_text())["cases"] if options.add and out.is_file() else []
+    try:
+        require_torch()
+        dtype = compute_dtype("auto").name
+        machine = parts.machine(dtype) | {"bandwidth": bandwidth()}
+        out = RESULTS / f"attention_{machine['platform']}.json"
+        cases = kept_cases(out, machine) if options.add else []
+    except UserError as error:
+        sys.exit(f"error: {error}")
     for method in options.methods:
         for shape in options.sizes:
             for mode in ("eval", "train"):
@@ -68,12 +77,6 @@ def main() -> None:
 def same(one: dict, other: dict) -> bool:
     """Whether both are of the same module, map and pass."""
     return all(json.dumps(one[key]) == json.dumps(other[key]) for key in ("method", "size", "mode"))
-
-
-def size(text: str) -> tuple[int, int]:
-    """The argument HEIGHTxWIDTH."""
-    height, _, width = text.partition("x")
-    return int(height), int(width)
 
 
 def bandwidth() -> float:
@@ -134,7 +137,10 @@ def forward(method: str, mode: str, channels: int = CHANNELS, key_channels: int 
     params, others = nnx.to_pure_dict(params), nnx.to_pure_dict(others)
 
     def apply(params, pixels, regions):
-        return nnx.merge(graph, params, others)(pixels, regions)
+        """Also the running statistics, which training has to compute."""
+        network = nnx.merge(graph, params, others)
+        output = network(pixels, regions)
+        return output, nnx.state(network, nnx.BatchStat) if mode == "train" else None
 
     return apply, params
 
@@ -146,10 +152,13 @@ def jax_program(method: str, shape, mode: str, dtype: str) -> Program:
     params = jax.device_put(params)
 
     def backward(params, pixels, regions):
-        output, pull = jax.vjp(lambda *known: apply(*known, regions), params, pixels)
-        return pull(output)
+        output, pull, statistics = jax.vjp(
+            lambda *known: apply(*known, regions), params, pixels, has_aux=True
+        )
+        return pull(output), statistics
 
-    step = jax.jit(apply if mode == "eval" else backward)
+    options = compiler_options(ResNet)  # those of most networks with such a head
+    step = jax.jit(apply if mode == "eval" else backward, compiler_options=options)
     last = {}
 
     def start():

@@ -1,5 +1,6 @@
 """The opponents of the benchmark compute what we compute, and the benchmark measures both."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from goldens.eval import compare
 from openseg_jax.bridge import load_state_dict, reference_outputs, to_state_dict
 from openseg_jax.bridge.reference import reference_config
 from openseg_jax.config import default_config
+from openseg_jax.errors import UserError
 from openseg_jax.models import segmenter
 
 torch = pytest.importorskip("torch", reason="PyTorch")
@@ -24,7 +26,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import benchmark_attention  # noqa: E402
 import performance_page  # noqa: E402
 import torch_twins  # noqa: E402
-from benchmarking import jax_program, measuring, torch_program  # noqa: E402
+from benchmarking import command_line, jax_program, measuring, torch_program  # noqa: E402
 from benchmarking.case import Case, Program, config_of  # noqa: E402
 
 
@@ -277,3 +279,18 @@ def test_attention_is_measured_beside_pytorch(mode, monkeypatch):
     ]
     table = performance_page.attention_table({"machine": machine, "cases": cases})
     assert table.count("| 16x24 |") == 3 and "1.19 M" in table and "2.37 M" in table
+
+
+@pytest.mark.parametrize("text", ["256", "0x512", "ax5", "256x-1"])
+def test_a_size_that_is_none_says_how_to_write_one(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="HEIGHTxWIDTH"):
+        command_line.size(text)
+
+
+def test_added_cases_must_be_of_the_same_machine(tmp_path):
+    out, machine = tmp_path / "cases.json", {"device": "one", "cores": 2}
+    assert command_line.kept_cases(out, machine) == []
+    out.write_text(json.dumps({"machine": machine, "cases": [1]}))
+    assert command_line.kept_cases(out, machine) == [1]
+    with pytest.raises(UserError, match="measured with cores 2, this is 4"):
+        command_line.kept_cases(out, machine | {"cores": 4})

@@ -13,7 +13,6 @@ from openseg_jax.models import convolve as convolve_module
 from openseg_jax.models import segmenter, winograd
 from openseg_jax.models.convolve import _convolve_general, convolve
 
-RNG = np.random.default_rng(0)
 GEOMETRIES = [
     # stride, dilation, padding, (h, w)
     (1, 1, 1, (6, 8)),
@@ -28,6 +27,12 @@ GEOMETRIES = [
     (1, 1, 0, (5, 6)),
     (1, 1, 3, (5, 6)),
 ]
+WINOGRAD_GEOMETRIES = [(g[1], g[3]) for g in GEOMETRIES if g[0] == 1 and g[1] == g[2]]
+
+
+def random(shape):
+    """Normal values, the same whichever tests ran before."""
+    return np.random.default_rng(shape).normal(size=shape)
 
 
 def general(geometry):
@@ -45,7 +50,7 @@ def value_and_gradients(convolution, x, kernel):
 def test_the_gradient_of_a_kernel_by_products_is_xlas(monkeypatch, stride, dilation, padding, size):
     monkeypatch.setattr(convolve_module, "LEAST_CHANNELS", 1)
     geometry = stride, dilation, padding
-    x, kernel = RNG.normal(size=(2, *size, 4)), RNG.normal(size=(3, 3, 4, 5))
+    x, kernel = random((2, *size, 4)), random((3, 3, 4, 5))
     with jax.enable_x64(True):
         ours = value_and_gradients(
             lambda x, kernel: convolve(x, kernel, stride, dilation, 1, padding), x, kernel
@@ -55,9 +60,9 @@ def test_the_gradient_of_a_kernel_by_products_is_xlas(monkeypatch, stride, dilat
         np.testing.assert_allclose(array, reference, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("dilation,size", [(g[1], g[3]) for g in GEOMETRIES if g[1] == g[2]])
+@pytest.mark.parametrize("dilation,size", WINOGRAD_GEOMETRIES)
 def test_winograd_is_a_convolution_with_its_gradients(dilation, size):
-    x, kernel = RNG.normal(size=(2, *size, 4)), RNG.normal(size=(3, 3, 4, 5))
+    x, kernel = random((2, *size, 4)), random((3, 3, 4, 5))
     with jax.enable_x64(True):
         ours = value_and_gradients(
             lambda x, kernel: winograd.convolve(x, kernel, dilation), x, kernel
@@ -68,8 +73,8 @@ def test_winograd_is_a_convolution_with_its_gradients(dilation, size):
 
 
 def test_winograd_rounds_little_more_than_xla():
-    x = np.maximum(RNG.normal(size=(1, 32, 32, 256)), 0)
-    kernel = RNG.normal(size=(3, 3, 256, 256)) / 48
+    x = np.maximum(random((1, 32, 32, 256)), 0)
+    kernel = random((3, 3, 256, 256)) / 48
     with jax.enable_x64(True):
         exact = [np.asarray(y) for y in value_and_gradients(general((1, 1, 1)), x, kernel)]
     single = x.astype(np.float32), kernel.astype(np.float32)
@@ -116,7 +121,7 @@ def test_a_network_is_the_same_by_winograd_and_by_products(monkeypatch):
     with jax.enable_x64(True):
         params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
         expected, expected_gradients = gradients()
-        monkeypatch.setattr(winograd, "LEAST_CHANNELS", 1)
+        monkeypatch.setattr(winograd, "LEAST_PRODUCT", 1)
         monkeypatch.setattr(winograd, "LEAST_PIXELS", 1)
         monkeypatch.setattr(convolve_module, "LEAST_CHANNELS", 1)
         calls, convolution = [], winograd.convolve
@@ -134,7 +139,7 @@ def test_a_network_is_the_same_by_winograd_and_by_products(monkeypatch):
 
 
 def test_maps_side_by_side_are_one_map():
-    kernel = RNG.normal(size=(7, 5)).astype(np.float32)
-    maps = [RNG.normal(size=(2, 3, 4, width)).astype(np.float32) for width in (4, 1, 2)]
+    kernel = random((7, 5)).astype(np.float32)
+    maps = [random((2, 3, 4, width)).astype(np.float32) for width in (4, 1, 2)]
     y = convolve_module.convolve_concatenation(maps, kernel)
     np.testing.assert_allclose(y, np.concatenate(maps, -1) @ kernel, rtol=1e-5, atol=1e-5)

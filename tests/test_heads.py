@@ -8,15 +8,14 @@ from flax import nnx
 from modules import RNG, evaluate, random
 
 from openseg_jax.bridge.heads import HEAD_NAMES
+from openseg_jax.config import default_config
+from openseg_jax.errors import UserError
+from openseg_jax.models import segmenter
 from openseg_jax.models.asp_ocr import ASPOCRHead
 from openseg_jax.models.ce2p import CE2PHead
 from openseg_jax.models.fcn import FCNHead
-from openseg_jax.models.ideal_ocr import (
-    IdealOCRHead,
-)
-from openseg_jax.models.isa import (
-    ISAHead,
-)
+from openseg_jax.models.ideal_ocr import IdealOCRHead
+from openseg_jax.models.isa import ISAHead
 from openseg_jax.models.ocnet import ASPOCNetHead, OCNetHead
 from openseg_jax.models.ocr import OCRHead
 from openseg_jax.models.segfix import SegFixHead
@@ -191,3 +190,12 @@ def test_ideal_heads_follow_their_labels(contexts, gather_labels):
     _, other = evaluate(module, maps, None, labels[:, ::-1])
     labels_matter = gather_labels or contexts != ("attended",)
     assert np.allclose(main, other) != labels_matter
+
+
+@pytest.mark.parametrize("images", [np.zeros((1, 32, 32, 3), np.uint8), np.zeros((32, 32, 3))])
+def test_a_network_refuses_what_is_no_batch_of_normalised_images(images):
+    model = default_config().model
+    model.update(method="fcn", backbone="resnet18", num_classes=3)
+    network = segmenter.build(model, np.random.default_rng(0))
+    with pytest.raises(UserError, match="normalised images"):
+        network(images)

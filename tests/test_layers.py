@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from openseg_jax.errors import UserError
 from openseg_jax.models import convolve as convolve_module
 from openseg_jax.models import layers, resize
 from openseg_jax.models.convolve import convolve
@@ -55,6 +56,9 @@ CONVOLUTIONS = [
     (3, 2, 1, 4, 1, (6, 7)),
     (3, 2, 1, 4, 1, (7, 6)),
     (3, 1, 4, 4, 4, (9, 10)),
+    (3, 2, 2, 4, 2, (9, 10)),  # of two rows the taps meet one
+    (3, 4, 1, 4, 1, (9, 10)),
+    (1, 2, 1, 4, 0, (5, 6)),
 ]
 
 
@@ -78,6 +82,37 @@ def test_convolution_and_its_gradients(kernel, stride, dilation, groups, padding
         jax.jit(backward)(upstream), jax.vjp(general, x, k)[1](upstream), strict=True
     ):
         close(gradient, np.asarray(reference))
+
+
+def test_depthwise_gradients_of_bfloat16_do_not_lose_precision_with_the_height():
+    x, k, upstream = random(1, 1024, 4, 2), random(3, 3, 1, 2), random(1, 1024, 4, 2)
+    low = [jnp.asarray(array, jnp.bfloat16) for array in (x, k, upstream)]
+    exact = [np.asarray(array, np.float32) for array in low]
+
+    def results(x, k, upstream):
+        y, backward = jax.vjp(lambda x, k: convolve(x, k, 1, 1, 2, 1), x, k)
+        return y, *backward(upstream)
+
+    for ours, reference in zip(results(*low), results(*exact), strict=True):
+        assert ours.dtype == jnp.bfloat16
+        close(ours.astype(np.float32), np.asarray(reference), 2**-8)
+
+
+@pytest.mark.parametrize("stride,padding", [(1, 0), (2, 0), (1, 1)])
+def test_maps_beside_each_other_are_convolved_as_their_concatenation(stride, padding):
+    conv = Conv(5, 4, 1, stride, padding=padding, rng=np.random.default_rng(0))
+    maps = random(2, 6, 6, 3), random(2, 6, 6, 2)
+    together = np.concatenate(maps, -1)
+    close(conv(*map(jnp.asarray, maps)), np.asarray(conv(jnp.asarray(together))))
+
+
+def test_activations_have_torchs_gradients_where_they_bend():
+    torch = pytest.importorskip("torch")
+    x = np.array([-1, 0, 3, 6, 7], np.float32)
+    for ours, theirs in ((layers.relu, torch.relu), (layers.relu6, torch.nn.functional.relu6)):
+        reference = torch.tensor(x, requires_grad=True)
+        theirs(reference).sum().backward()
+        np.testing.assert_array_equal(jax.grad(lambda x, f=ours: f(x).sum())(x), reference.grad)
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
@@ -134,6 +169,24 @@ def test_batch_norm_statistics_far_from_zero(monkeypatch, few_samples):
     close(stats["mean"], mean, 1e-6)
     n = x.size / 3
     np.testing.assert_allclose(stats["var"], var * n / (n - 1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("few_samples", [0, layers.FEW_SAMPLES])
+def test_batch_norm_of_a_first_step_and_with_a_constant(monkeypatch, few_samples):
+    """Means up to 30 standard deviations before there are statistics; a constant of any size."""
+    monkeypatch.setattr(layers, "FEW_SAMPLES", few_samples)
+    x = random(4, 9, 9, 2) * 0.1
+    expected = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
+    offset = np.array([3, -2], np.float32)
+    close(BatchNorm(2)(jnp.asarray(x + offset)), expected, 3e-4)
+    norm, constant = BatchNorm(2), np.array([500, -20], np.float32)
+    norm.mean.set_value(constant)
+    close(norm(jnp.asarray(x), constant), expected)
+
+
+def test_batch_norm_of_one_value_is_refused():
+    with pytest.raises(UserError, match="1 value"):
+        BatchNorm(2)(jnp.ones((1, 1, 1, 2)))
 
 
 @pytest.mark.parametrize("norm", ["bn", "inplace_abn"])

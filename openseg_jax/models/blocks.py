@@ -20,6 +20,23 @@ def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """softmax(Q K^T / sqrt(d)) V.
+
+    Args:
+        query: (…, p, d).
+        key: (…, m, d).
+        value: (…, m, v).
+
+    Returns:
+        (…, p, v). The softmax, over the m keys, is in at least float32.
+    """
+    wide = at_least_float32(query.dtype)
+    scores = jnp.einsum("...pd,...md->...pm", query, key, preferred_element_type=wide)
+    weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1)
+    return jnp.einsum("...pm,...mv->...pv", weights.astype(value.dtype), value)
+
+
 class AtrousPyramid(nnx.Module):
     """A context beside a 1x1 and dilated 3x3 convolutions, concatenated and fused by a 1x1.
 

@@ -1,8 +1,9 @@
 """Convolutions as functions, with the formulations that XLA:CPU needs.
 
-Most convolutions take another way on CPU than on a GPU or TPU, with equal results; those choices
-live here (and for resizing in `resize.py`). Arrays are
-`(n, h, w, c)`.
+Most convolutions take another way on CPU than on a GPU or TPU, equal but for rounding; those
+choices live here (and for resizing in `resize.py`). Which one may depend on the size of the batch.
+Gradients are written out where that is faster, so there is no forward-mode differentiation.
+Arrays are `(n, h, w, c)`.
 """
 
 from __future__ import annotations
@@ -67,7 +68,10 @@ def _convolve_general(x, kernel, *, stride, dilation, groups, padding):
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve_by_platform(x, kernel, geometry):
-    """A convolution; the gradient is written out to choose once more for the platform."""
+    """A convolution, whose gradient chooses once more for the platform.
+
+    Differentiating `platform_dependent` would keep what each of the ways saves.
+    """
     return jax.lax.platform_dependent(x, kernel, **_ways(x, kernel, *geometry))
 
 
@@ -131,10 +135,10 @@ _convolve_dense.defvjp(_dense_forward, _dense_backward)
 def _kernel_gradient(x, gradient, *, size, stride, dilation, padding):
     """The gradient `(k, k, in, out)` of a kernel: a matrix product a tap.
 
-    XLA:CPU's own takes twice as long for 3x3 kernels of 256 channels and more. A tap meets output
-    row `p` with input row `stride * p + offset`: row `p + offset // stride` of one of the
-    `stride` phases of the input, each of which is transposed once, where the product would do so
-    for each tap.
+    XLA:CPU's own takes twice as long for 3x3 kernels of 256 channels and more. This takes a
+    transposed copy of the input and a padded one of the gradient. A tap meets output row `p` with
+    input row `stride * p + offset`: row `p + offset // stride` of one of the `stride` phases of
+    the input, each of which is transposed once, where the product would do so for each tap.
     """
     offsets = range(-padding, dilation * size - padding, dilation)
     rows, columns = (-(-length // stride) for length in x.shape[1:3])
@@ -229,11 +233,18 @@ _convolve_pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _convolve_depthwise(x, kernel, stride, dilation, padding):
-    """A depthwise convolution as shifted multiply-adds: 16-20x faster on XLA:CPU."""
-    taps = _depthwise_taps(x, kernel.shape[0], stride, dilation, padding)
+    """A depthwise convolution as shifted multiply-adds: 16-20x faster on XLA:CPU.
+
+    Sums are in at least float32.
+    """
+    taps = _depthwise_taps(_wide(x), kernel.shape[0], stride, dilation, padding)
     weights = kernel.reshape(-1, kernel.shape[-1])
     y = sum(tap * weight for tap, weight in zip(taps, weights, strict=True))
-    return jax.lax.optimization_barrier(y)
+    return jax.lax.optimization_barrier(y.astype(x.dtype))
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _depthwise_taps(x, size, stride, dilation, padding) -> list[jax.Array]:
@@ -257,10 +268,10 @@ def _depthwise_forward(x, kernel, stride, dilation, padding):
 
 def _depthwise_backward(stride, dilation, padding, saved, gradient):
     x, kernel = saved
-    gradient = jax.lax.optimization_barrier(gradient)
+    gradient = _wide(jax.lax.optimization_barrier(gradient))
     x_gradient = _depthwise_input_gradient(x.shape, kernel, stride, dilation, padding, gradient)
     # All taps are reduced in one pass over the rows, 4x faster than nine reductions.
-    taps = _depthwise_taps(x, kernel.shape[0], stride, dilation, padding)
+    taps = _depthwise_taps(_wide(x), kernel.shape[0], stride, dilation, padding)
     row_sums = jax.lax.reduce(
         [tap * gradient for tap in taps],
         [jnp.zeros((), gradient.dtype)] * len(taps),
@@ -268,7 +279,8 @@ def _depthwise_backward(stride, dilation, padding, saved, gradient):
         (1,),
     )
     kernel_gradient = jnp.stack([total.sum((0, 1)) for total in row_sums])
-    return jax.lax.optimization_barrier(x_gradient), kernel_gradient.reshape(kernel.shape)
+    x_gradient = jax.lax.optimization_barrier(x_gradient.astype(x.dtype))
+    return x_gradient, kernel_gradient.reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _depthwise_input_gradient(shape, kernel, stride, dilation, padding, gradient):
@@ -294,14 +306,16 @@ def _depthwise_input_gradient(shape, kernel, stride, dilation, padding, gradient
     padded = jax.lax.optimization_barrier(padded)
 
     def phase_sum(row_matches, column_matches) -> jax.Array:
-        return sum(
+        parts = [
             padded[:, before + down : before + down + rows][
                 :, :, before + right : before + right + columns
             ]
             * kernel[i, j, 0]
             for i, down in row_matches
             for j, right in column_matches
-        )
+        ]
+        nothing = jnp.zeros((shape[0], rows, columns, shape[3]), gradient.dtype)
+        return sum(parts) if parts else nothing  # a stride above the kernel's size passes pixels by
 
     phases = [[phase_sum(row, column) for column in matches] for row in matches]
     woven = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from openseg_jax.models.blocks import at_least_float32, pointwise
+from openseg_jax.models.blocks import attend, pointwise
 from openseg_jax.models.fcn import ConvClassifier
 from openseg_jax.models.layers import Conv, ConvNormAct, Rng, dropout2d
 
@@ -31,7 +32,7 @@ def long_range_attention(
     Returns:
         (n, h, w, v). The softmax is in at least float32.
     """
-    return _attend(query, key, value, window, "nyixjd,nziwjd->nijyxzw", "nijyxzw,nziwjv->nyixjv")
+    return _attend_in_groups(query, key, value, window, (0, 2, 4, 1, 3, 5))
 
 
 def short_range_attention(
@@ -42,22 +43,26 @@ def short_range_attention(
     Pixel (y, x) attends to all (y', x') with y' // dh = y // dh and x' // dw = x // dw.
     Arguments and result are those of `long_range_attention`.
     """
-    return _attend(query, key, value, window, "nyixjd,nyzxwd->nyxijzw", "nyxijzw,nyzxwv->nyixjv")
+    return _attend_in_groups(query, key, value, window, (0, 1, 3, 2, 4, 5))
 
 
-def _attend(query, key, value, window, scores_of, context_of):
-    """Attention by two einsums over maps (n, windows down, dh, windows across, dw, channels)."""
-    wide, shape = at_least_float32(query.dtype), value.shape
-    query, key, value = (_windows(x, window) for x in (query, key, value))
-    scores = jnp.einsum(scores_of, query, key, preferred_element_type=wide)
-    weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=(-2, -1))
-    return jnp.einsum(context_of, weights.astype(value.dtype), value).reshape(shape)
+def _attend_in_groups(query, key, value, window, order):
+    """Attention within groups of pixels.
 
+    Args:
+        order: of the axes (n, windows down, dh, windows across, dw, channels): the second and
+            third are to number the groups, the fourth and fifth the pixels of a group.
+    """
+    (down, across), size = window, value.shape[:3]
+    tiles = (size[0], size[1] // down, down, size[2] // across, across)
 
-def _windows(x: jax.Array, window: tuple[int, int]) -> jax.Array:
-    n, h, w, channels = x.shape
-    down, across = window
-    return x.reshape(n, h // down, down, w // across, across, channels)
+    def divide(x: jax.Array) -> jax.Array:
+        x = x.reshape(*tiles, -1).transpose(order)
+        return x.reshape(x.shape[0], x.shape[1] * x.shape[2], x.shape[3] * x.shape[4], -1)
+
+    context = attend(divide(query), divide(key), divide(value))
+    context = context.reshape(*(tiles[axis] for axis in order[:-1]), -1)
+    return context.transpose(np.argsort(order)).reshape(value.shape)
 
 
 class SparseAttention(nnx.Module):

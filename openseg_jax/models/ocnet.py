@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from openseg_jax.models.blocks import AtrousPyramid, at_least_float32, pointwise
+from openseg_jax.models.blocks import AtrousPyramid, attend, pointwise
 from openseg_jax.models.fcn import ConvClassifier
 from openseg_jax.models.layers import Conv, ConvNormAct, NormAct, Rng, dropout2d, zeros
 from openseg_jax.models.pool import max_pool
@@ -39,23 +39,16 @@ def self_attention(
     n, tokens, depth = query.shape
     rows = chunk or max(1, SCORE_BYTES // (4 * n * key.shape[1]))
     if rows >= tokens:
-        return _attend(query, key, value)
+        return attend(query, key, value)
     chunks = -(-tokens // rows)
     rows = -(-tokens // chunks)
     query = jnp.pad(query, ((0, 0), (0, rows * chunks - tokens), (0, 0)))
     # Chunk i holds the tokens i, i + chunks, ...: all of the image, so that devices which
     # share an image by its height each do a part of every chunk.
     pieces = query.reshape(n, rows, chunks, depth).transpose(2, 0, 1, 3)
-    attend = jax.checkpoint(lambda piece: _attend(piece, key, value), prevent_cse=False)
-    context = jax.lax.map(attend, pieces).transpose(1, 2, 0, 3)
+    attend_piece = jax.checkpoint(lambda piece: attend(piece, key, value), prevent_cse=False)
+    context = jax.lax.map(attend_piece, pieces).transpose(1, 2, 0, 3)
     return context.reshape(n, rows * chunks, -1)[:, :tokens]
-
-
-def _attend(query, key, value):
-    wide = at_least_float32(query.dtype)
-    scores = jnp.einsum("npd,nmd->npm", query, key, preferred_element_type=wide)
-    weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1)
-    return jnp.einsum("npm,nmv->npv", weights.astype(value.dtype), value)
 
 
 class SelfAttention(nnx.Module):

@@ -96,7 +96,16 @@ class Segmenter(nnx.Module):
         rngs: nnx.Rngs | None = None,
         labels: jax.Array | None = None,
     ) -> tuple[jax.Array, ...]:
-        """`labels` (n, h, w) are for the networks that are told the truth (`needs_labels`)."""
+        """`labels` (n, h, w) are for the networks that are told the truth (`needs_labels`).
+
+        Raises:
+            UserError: if `images` are not normalised images of three channels.
+        """
+        if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+            raise UserError(
+                f"A network takes normalised images (n, h, w, 3) in floating point, not "
+                f"{images.dtype} of shape {images.shape}. `openseg_jax.load` takes any image."
+            )
         features = inputs_of_head(self.method, self.backbone, self.backbone(images))
         told = (labels,) if self.needs_labels else ()
         outputs = self.head(features, rngs, *told)
