@@ -179,8 +179,12 @@ def _analyze(arguments) -> int | None:
 
     try:
         height, width = map(int, arguments.size.split("x"))
+        if min(height, width) < 1:
+            raise ValueError
     except ValueError as error:
         raise UserError(f"--size {arguments.size}: give HEIGHTxWIDTH, as 1024x2048.") from error
+    if arguments.memory is not None and not arguments.memory > 0:
+        raise UserError(f"--memory {arguments.memory}: give the GiB of a device.")
     if arguments.preflight:
         from openseg_jax.main import prepare_jax
 

@@ -124,14 +124,18 @@ def default_config() -> ConfigDict:
             # Batches whose mean gradient makes one update. With loss.shards=1 it is that of one
             # large batch with so many shards, but for batch norm, which sees each batch alone.
             accumulate_steps=1,
-            # constant, poly, cosine, step, multistep; swa_poly, swa_cosine: over three quarters of
-            # the run, then five short cycles from half the rate. Evaluation and prediction use the
-            # mean of the weights at the end of each part (stochastic weight averaging), with batch
-            # norm's statistics taken anew at the end, over one pass through the data.
+            # constant, poly, cosine, step, multistep, plateau; swa_poly, swa_cosine: over three
+            # quarters of the run, then five short cycles from half the rate. Evaluation and
+            # prediction use the mean of the weights at the end of each part (stochastic weight
+            # averaging), with batch norm's statistics taken anew at the end, over one pass through
+            # the data.
             schedule="poly",
             poly_power=0.9,  # (1 - progress)^power
             step_size=10_000,  # step: multiplies by gamma every so many steps
             milestones=(),  # multistep: multiplies by gamma at each of these
+            # plateau: multiplies by gamma when the mean loss of step_size steps has not fallen for
+            # so many such means.
+            patience=10,
             gamma=0.1,
             warmup_steps=0,
             # From 0, linear or quartic (by the fourth power: gentle, as rounding alone drives a
@@ -195,8 +199,13 @@ def read_config(argument: str) -> ConfigDict:
         raise UserError(f"--config {path}: no such file.")
     spec = importlib.util.spec_from_file_location("config", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*([rest] if rest else []))
+    try:
+        spec.loader.exec_module(module)
+        return module.get_config(*([rest] if rest else []))
+    except UserError:
+        raise
+    except Exception as error:  # whatever is wrong in a user's file
+        raise UserError(f"--config {path}: {type(error).__name__}: {error}") from error
 
 
 def to_dict(config: ConfigDict) -> dict:

@@ -34,6 +34,9 @@ def validate(config: ConfigDict) -> None:
     for key in ("train.steps", "train.batch_size", "train.log_every", "train.eval_every"):
         require(config[key.split(".")[0]][key.split(".")[1]] > 0, key, "it must be positive.")
     require(config.train.checkpoint_every > 0, "train.checkpoint_every", "it must be positive.")
+    _validate_model(config.model, require)
+    for key in ("mean", "std"):
+        require(len(config.data[key]) == 3, f"data.{key}", "give three numbers, one a channel.")
     _validate_loss(config, require)
     _validate_optimizer(config, require)
     boundaries = ("", "classes", "instances")
@@ -48,7 +51,8 @@ def validate(config: ConfigDict) -> None:
         "data.label_map",
         f"train ids are 0 to {classes - 1}, or 255 for what is ignored.",
     )
-    _validate_augment(config.augment, require)
+    own = len(config.data.classes) > 0
+    _validate_augment(config.augment, () if own else catalog.get(config.data.name).size, require)
     _validate_eval(config.eval, require)
     require(config.data.workers >= 0, "data.workers", "it may not be negative.")
     require(config.train.keep_checkpoints > 0, "train.keep_checkpoints", "it must be positive.")
@@ -65,6 +69,26 @@ def validate(config: ConfigDict) -> None:
     require(config.data.channel_order in ("rgb", "bgr"), "data.channel_order", "use rgb or bgr.")
 
 
+def _validate_model(model: ConfigDict, require) -> None:
+    for key in ("channels", "key_channels", "aux_channels"):
+        width = model[key]
+        require(width is None or width > 0, f"model.{key}", "it must be positive, or None.")
+    rate, chunk = model.dropout, model.attention_chunk
+    require(rate is None or 0 <= rate < 1, "model.dropout", "use 0 <= dropout < 1, or None.")
+    require(chunk is None or chunk >= 0, "model.attention_chunk", "it may not be negative.")
+    dilations = model.dilations or ()
+    require(min(dilations, default=1) > 0, "model.dilations", "they must be positive.")
+    require(
+        all(_is_pair(window) and min(window) > 0 for window in model.factors or ()),
+        "model.factors",
+        "give pairs of positive numbers, as in ((8, 8),).",
+    )
+
+
+def _is_pair(value) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2
+
+
 def _validate_loss(config: ConfigDict, require) -> None:
     loss = config.loss
     names = ("ce", "ohem", "rmi", "ce2p", "segfix")
@@ -74,6 +98,12 @@ def _validate_loss(config: ConfigDict, require) -> None:
         "data.boundaries",
         "loss.name='segfix' learns from them; use classes (or instances).",
     )
+    for name in ("ce2p", "segfix"):
+        require(
+            loss.name != name or config.model.method == name,
+            "loss.name",
+            f"it is that of config.model.method={name!r}, not of {config.model.method!r}.",
+        )
     require(
         loss.name != "rmi" or min(config.augment.crop) >= 7,
         "augment.crop",
@@ -105,12 +135,15 @@ def _validate_optimizer(config: ConfigDict, require) -> None:
     optimizer = config.optimizer
     choices = dict(
         name=("sgd", "adamw"),
-        schedule=("constant", "poly", "cosine", "step", "multistep", "swa_poly", "swa_cosine"),
+        schedule=(
+            *("constant", "poly", "cosine", "step", "multistep", "plateau"),
+            *("swa_poly", "swa_cosine"),
+        ),
         warmup=("linear", "quartic", "backbone_quartic", "backbone_frozen"),
     )
     for key, known in choices.items():
         require(optimizer[key] in known, f"optimizer.{key}", f"use one of {', '.join(known)}.")
-    for key in ("learning_rate", "step_size", "gamma", "poly_power"):
+    for key in ("learning_rate", "step_size", "patience", "gamma", "poly_power"):
         works = 0 < optimizer[key] < math.inf
         require(works, f"optimizer.{key}", "it must be positive, and finite.")
     for key in ("head_lr_multiplier", "weight_decay", "clip_norm", "warmup_steps"):
@@ -128,7 +161,7 @@ def _validate_optimizer(config: ConfigDict, require) -> None:
     )
 
 
-def _validate_augment(augment: ConfigDict, require) -> None:
+def _validate_augment(augment: ConfigDict, size: tuple[int, ...], require) -> None:
     from openseg_jax.data.augment import COLORS, SIZES, STEPS
     from openseg_jax.data.collate import ALIGN, PAD
 
@@ -140,6 +173,8 @@ def _validate_augment(augment: ConfigDict, require) -> None:
         "augment.steps",
         "brightness is added on the device, so it must come after the other colour steps.",
     )
+    for key in ("scale", "aspect", "contrast", "saturation"):
+        require(_is_pair(augment[key]), f"augment.{key}", "give (low, high).")
     for key in ("scale", "aspect"):
         low, high = augment[key]
         require(0 < low <= high, f"augment.{key}", "give (low, high) with 0 < low <= high.")
@@ -171,7 +206,7 @@ def _validate_augment(augment: ConfigDict, require) -> None:
         require(len(value) == 2 and min(value) > 0, f"augment.{key}", "give (height, width).")
     for key in ("brightness", "hue", "rotate", "max_side", "resize_min_side", "resize_max_side"):
         require(augment[key] >= 0, f"augment.{key}", "it may not be negative.")
-    largest = _longest_side(augment)
+    largest = _longest_side(augment, size)
     require(
         augment.align != "pad" or max(augment.crop) <= largest,
         "augment.crop",
@@ -185,14 +220,20 @@ def _validate_augment(augment: ConfigDict, require) -> None:
         require(augment[key] in known, f"augment.{key}", f"use one of {', '.join(known)}.")
 
 
-def _longest_side(augment: ConfigDict) -> float:
-    """Of any image after the steps of `augment`; infinite where that depends on the images."""
+def _longest_side(augment: ConfigDict, size: tuple[int, ...]) -> float:
+    """Of any image after the steps of `augment`; infinite where that depends on the images.
+
+    Args:
+        size: (height, width) of all images, or () where they differ.
+    """
     if "pad" in augment.steps:
         return math.inf
-    longest = math.inf
+    longest = max(size, default=math.inf)
     if "resize" in augment.steps:
         if augment.resize:
             longest = max(augment.resize)
+        elif augment.resize_min_side and size:
+            longest *= augment.resize_min_side / min(size)
         elif augment.resize_max_side and not augment.resize_min_side:
             longest = augment.resize_max_side
     if "random_resize" in augment.steps:

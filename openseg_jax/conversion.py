@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import jax
@@ -27,15 +28,10 @@ from openseg_jax.data import catalog
 from openseg_jax.data.palettes import voc_colours
 from openseg_jax.errors import UserError
 from openseg_jax.models import segmenter
+from openseg_jax.recipes.backbones import BACKBONES, nearest
 from openseg_jax.training import checkpoint
 
 PASSENGERS = "passengers.safetensors"
-
-# What the original's recipes feed their backbones; HRNet's are BGR with means ordered as RGB.
-CAFFE = dict(
-    channel_order="bgr", scale=1.0, mean=(102.9801, 115.9465, 122.7717), std=(1.0, 1.0, 1.0)
-)
-BGR_WITH_RGB_MEANS = {**config_lib.RGB_IMAGENET, "channel_order": "bgr"}
 
 
 def torch_to_flax(
@@ -134,8 +130,8 @@ def _config_of(
         multi_grid=network.get("multi_grid"),
         factors=network.get("factors") if isa else None,
     )
-    config.data.update(_normalization(original, config.model.backbone))
     _describe_classes(config, dataset or DATASETS.get(str(original.get("dataset", "")).lower()))
+    _follow_recipe(config, original)
     return config
 
 
@@ -184,17 +180,29 @@ DATASETS = {
 }
 
 
-def _normalization(original: dict, backbone: str) -> dict:
-    """Scale, mean, std and channel order of a file's `config_dict`, else its family's recipe."""
+def _follow_recipe(config: ConfigDict, original: dict) -> None:
+    """Input and test protocol of the original's recipe; the file's own normalisation comes first.
+
+    Its JSONs feed MobileNetV2 and every ResNet alike. Without a data set the backbone decides.
+    """
+    row = nearest(config.model.backbone)
+    row = "resnet101" if row == "mobilenet_v2" else row
+    inputs = BACKBONES[row].inputs
+    if config.data.name in DATASETS.values():
+        dataset = "cityscapes" if config.data.name == "mapillary" else config.data.name
+        module = importlib.import_module(f"openseg_jax.recipes.{dataset}")
+        recipe = module.recipe("ocr", row)
+        inputs = {key: recipe.data[key] for key in inputs}
+        config.eval.update(recipe.eval)
     normalize, data = original.get("normalize"), original.get("data") or {}
-    if not normalize:
-        return BGR_WITH_RGB_MEANS if backbone.startswith("hrnet") else CAFFE
-    return dict(
-        channel_order=str(data.get("input_mode", "BGR")).lower(),
-        scale=float(normalize["div_value"]),
-        mean=tuple(map(float, normalize["mean"])),
-        std=tuple(map(float, normalize["std"])),
-    )
+    if normalize:
+        inputs = dict(
+            channel_order=str(data.get("input_mode", "BGR")).lower(),
+            scale=float(normalize["div_value"]),
+            mean=tuple(map(float, normalize["mean"])),
+            std=tuple(map(float, normalize["std"])),
+        )
+    config.data.update(inputs)
 
 
 def _same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> bool:

@@ -16,8 +16,10 @@ from openseg_jax.bridge import (
 from openseg_jax.bridge.reference import parse_backbone, reference_config
 from openseg_jax.bridge.state_dict import detect_world
 from openseg_jax.bridge.torch_files import read_file, write_checkpoint
+from openseg_jax.data import catalog
 from openseg_jax.errors import UserError
 from openseg_jax.models import segmenter
+from openseg_jax.training import checkpoint
 from openseg_jax.training.initialization import initialize_from
 
 NAMES = ("fcnet", "deepbase_resnet18_dilated8", 3)
@@ -172,7 +174,7 @@ def test_weights_of_other_widths_ask_for_their_config(tmp_path):
 def test_near_names_are_offered():
     with pytest.raises(UserError, match="Did you mean.*spatial_ocrnet"):
         build_reference_model("spatial_ocnet", "resnet50", 19)
-    with pytest.raises(UserError, match="Did you mean.*hrnet_w48"):
+    with pytest.raises(UserError, match="Did you mean.*hrnet64"):
         build_reference_model("fcnet", "hrnet84", 19)
     model = reference_config(*NAMES)
     model.method = "ocrnet"
@@ -192,6 +194,8 @@ def test_near_names_are_offered():
         ("resnet50", ("resnet50_7x7", 32)),
         ("wide_resnet38_dilated8", ("wide_resnet38", None)),
         ("hrnet48", ("hrnet_w48", None)),
+        ("hrnet_w48", ("hrnet_w48", None)),
+        ("mobilenetv2_dilated8", ("mobilenet_v2", 8)),
         ("hrnet2x20", ("hrnet_2x20", None)),
         ("resnext101_32x8d_dilated8", ("resnext101_32x8d", 8)),
         ("deepbase_resnest101_dilated8", ("resnest101", 8)),
@@ -217,6 +221,53 @@ def test_another_models_weights_and_broken_ones_are_refused():
     state["cls_head.0.weight"][0, 0, 0, 0] = np.nan
     with pytest.raises(UserError, match=r"cls_head.0.weight holds NaN"):
         load_state_dict(network, state)
+
+
+def test_first_weights_of_another_model_name_the_file_and_the_mend(tmp_path):
+    file = tmp_path / "fcn.safetensors"
+    write_checkpoint(file, state_dict("inplace_abn"))
+    other = segmenter.build(reference_config("spatial_ocrnet", "mobilenet_v2", 5), None)
+    with pytest.raises(UserError, match=r"fcn.safetensors: It is of another network.*model"):
+        initialize_from(str(file), other)
+    state = state_dict("bn")
+    state["cls_head.0.weight"][0, 0, 0, 0] = np.inf
+    write_checkpoint(file, state)
+    with pytest.raises(UserError, match=r"fcn.safetensors: cls_head.0.weight"):
+        initialize_from(str(file), build_reference_model(*NAMES))
+
+
+def test_backbones_of_the_other_batch_norm_start_a_model_of_other_classes(tmp_path):
+    write_checkpoint(tmp_path / "old.safetensors", state_dict("inplace_abn"))
+    network = segmenter.build(reference_config(*NAMES[:2], 5), np.random.default_rng(0))
+    report = initialize_from(str(tmp_path / "old.safetensors"), network, strict=False)
+    assert report.world == "inplace_abn" and len(report.sha256) == 64
+
+
+@pytest.mark.parametrize(
+    "backbone,dataset,order,scale,mean",
+    [
+        ("wide_resnet16_dilated8", "cityscapes", "rgb", 255, 0.485),
+        ("wide_resnet16_dilated8", "ade20k", "bgr", 255, 0.485),
+        ("hrnet18", "cityscapes", "bgr", 255, 0.485),
+        ("deepbase_resnet18_dilated8", "ade20k", "bgr", 1.0, 102.9801),
+        ("deepbase_resnet18_dilated8", "lip", "bgr", 1.0, 104.00698793),
+        ("mobilenet_v2_dilated8", "cityscapes", "bgr", 1.0, 102.9801),
+        ("wide_resnet16_dilated8", None, "bgr", 255, 0.485),
+    ],
+)
+def test_without_a_config_dict_the_recipe_says_what_a_network_sees(
+    tmp_path, backbone, dataset, order, scale, mean
+):
+    classes = catalog.get(dataset).num_classes if dataset else 3
+    names = ("fcnet", backbone, classes)
+    write_checkpoint(tmp_path / "w.safetensors", state_dict("bn", names))
+    options = dict(model_name="fcnet", backbone=backbone, num_classes=classes, dataset=dataset)
+    conversion.torch_to_flax(tmp_path / "w.safetensors", tmp_path / "ours", **options)
+    _, settings = checkpoint.load(checkpoint.find(tmp_path / "ours"))
+    data = settings["data"]
+    assert (data["channel_order"], data["scale"], data["mean"][0]) == (order, scale, mean)
+    if dataset == "lip":
+        assert settings["eval"]["size"] == [473, 473] and settings["eval"]["flip"]
 
 
 def test_fine_tuning_for_other_classes(tmp_path):

@@ -221,3 +221,14 @@ def test_moving_average_follows_its_recursion():
 def test_moving_average_of_constant_weights_is_constant():
     params = random_tree()
     assert_close(optimizer.moving_average(params, params, 0.999, jnp.int32(5)), params, rtol=0)
+
+
+def test_plateau_lowers_the_rates_when_the_mean_loss_no_longer_falls():
+    chosen = settings(step_size=2, patience=2, gamma=0.5)
+    fall, seen = optimizer.plateau(chosen), []
+    state = fall.init(())
+    for loss in (3.0, 1.0, 1.0, 1.0, 2.0, 2.0, 1.5, 1.5, 0.1, 0.1):
+        lowered, state = fall.update((jnp.float32(1), jnp.float32(10)), state, value=loss)
+        seen.append(tuple(float(rate) for rate in lowered))
+    # Means of two steps: 2, 1, 2, 1.5 (the second in a row that is no better), 0.1.
+    assert seen == [(1, 10)] * 7 + [(0.5, 5)] * 3

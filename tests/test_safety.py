@@ -126,6 +126,15 @@ CANNOT_WORK = [
     ("train.skip_nonfinite", -1, "negative"),
     ("augment.max_side", 128, "no image is longer than 128"),
     ("data.label_map", ((0, 0), (7, 10)), "0 to 9"),
+    ("augment.crop", (5000, 5000), "no image is longer than"),
+    ("augment.scale", (2.0,), "(low, high)"),
+    ("loss.name", "ce2p", "method='ce2p'"),
+    ("model.dropout", 1.5, "0 <= dropout < 1"),
+    ("model.channels", 0, "positive"),
+    ("model.dilations", (0,), "positive"),
+    ("model.factors", (8, 8), "pairs"),
+    ("model.attention_chunk", -1, "negative"),
+    ("data.mean", (0.5,), "three"),
 ]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from openseg_jax.bridge.names import WORLDS
 from openseg_jax.compilation import compiler_options
 from openseg_jax.config import default_config
 from openseg_jax.data.dataset import IGNORE
@@ -40,6 +41,18 @@ MODELS: dict[str, tuple[str, dict]] = {
 }
 
 
+# Names by the original's rules, for messages.
+ORIGINAL_BACKBONES = (
+    *(f"deepbase_resnet{depth}_dilated8" for depth in (18, 34, 50, 101, 152)),
+    *(f"resnet{depth}_dilated8" for depth in (18, 34, 50, 101, 152)),
+    *(f"deepbase_resnest{depth}_dilated8" for depth in (50, 101, 200, 269)),
+    *(f"resnext101_32x{width}d_dilated8" for width in (8, 16, 32, 48)),
+    *(f"wide_resnet{depth}_dilated8" for depth in (16, 20, 38)),
+    *(f"hrnet{name}" for name in ("18", "32", "48", "64", "2x20")),
+    "mobilenet_v2_dilated8",
+)
+
+
 def parse_backbone(name: str) -> tuple[str, int | None]:
     """Our name and the output stride of a backbone that the original calls `name`.
 
@@ -50,15 +63,17 @@ def parse_backbone(name: str) -> tuple[str, int | None]:
     output_stride = int(stride) if dilated and stride.isdigit() else 32
     if found := re.fullmatch(r"hrnet(\d+|2x20)", plain):
         ours, output_stride = "hrnet_" + ("2x20" if "x" in found[1] else f"w{found[1]}"), None
-    elif plain.startswith("wide_resnet"):
+    elif plain.startswith(("wide_resnet", "hrnet_")):  # or our own name of an HRNet
         ours, output_stride = plain, None
+    elif plain == "mobilenetv2":
+        ours = "mobilenet_v2"
     elif re.fullmatch(r"resnet\d+", plain):
         ours = f"{plain}_7x7"
     else:
         ours = plain.removeprefix("deepbase_")
     if ours not in segmenter.BACKBONES:
         raise UserError(
-            f"The backbone {name!r} is unknown. {did_you_mean(ours, segmenter.BACKBONES)}"
+            f"The backbone {name!r} is unknown. {did_you_mean(name, ORIGINAL_BACKBONES)}"
         )
     return ours, output_stride
 
@@ -98,6 +113,8 @@ def reference_config(
     """`config.model` of a network under the original's names."""
     if model_name not in MODELS:
         raise UserError(f"The model {model_name!r} is unknown. {did_you_mean(model_name, MODELS)}")
+    if norm not in WORLDS:
+        raise UserError(f"The norm {norm!r} is unknown. {did_you_mean(norm, WORLDS)}")
     method, options = MODELS[model_name]
     ours, output_stride = parse_backbone(backbone)
     model = default_config().model

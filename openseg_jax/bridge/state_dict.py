@@ -24,6 +24,7 @@ class Report:
     clashes: tuple[str, ...]  # "name: shape in the file, the network's shape", PyTorch's order
     passengers: tuple[str, ...] = ()  # kept for the way back, without a role here
     world: str = ""  # the batch norm of the file: bn or inplace_abn
+    sha256: str = ""  # of the file
 
     @property
     def complete(self) -> bool:

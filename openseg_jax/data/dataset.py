@@ -109,6 +109,7 @@ class DataSet:
     stored_as: str = ""  # the data set whose build this one reads, where that is another
     # Names for several splits read one after the other: {"trainval": ("train", "val")}.
     combined_splits: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    size: tuple[int, ...] = ()  # (height, width) of all images, where they have one
     needs_source: bool = True
     how_to_get: str = ""  # where a user finds the data, and in which layout
     license: str = ""

@@ -185,6 +185,11 @@ def find(path: Path) -> Path:
         return path
     if not path.exists():
         raise UserError(f"{path} does not exist (looked from {Path.cwd()}).")
+    if path.is_file():
+        raise UserError(
+            f"{path} is a file, checkpoints are folders. Convert a PyTorch file first: openseg "
+            f"convert --checkpoint {path} --out FOLDER."
+        )
     root = path if path.name == "checkpoints" else path / "checkpoints"
     if not root.is_dir():
         raise UserError(

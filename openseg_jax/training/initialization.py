@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from flax import nnx
 from openseg_jax.bridge.names import network_variables
 from openseg_jax.bridge.pretrained import fill_backbone
 from openseg_jax.bridge.state_dict import Report, detect_world, fill, load_state_dict
-from openseg_jax.bridge.torch_files import read_checkpoint
+from openseg_jax.bridge.torch_files import read_file
 from openseg_jax.errors import UserError
 from openseg_jax.models.segmenter import Segmenter
 from openseg_jax.training import checkpoint
@@ -36,7 +37,12 @@ def initialize_from(path: str, network: Segmenter, strict: bool = True) -> Repor
     if source.is_dir():
         report = _fill_from_checkpoint(network, source)
     else:
-        report = _fill_from_torch(network, read_checkpoint(source))
+        file = read_file(source)
+        try:
+            report = _fill_from_torch(network, file.tensors, strict)
+        except UserError as error:
+            raise UserError(f"config.init_from: {source}: {error}") from None
+        report = dataclasses.replace(report, sha256=file.sha256)
     if not report.mapped or (strict and not report.complete):
         raise UserError(
             f"config.init_from: {source} does not fit this network: {report}. Choose the "
@@ -46,9 +52,17 @@ def initialize_from(path: str, network: Segmenter, strict: bool = True) -> Repor
     return report
 
 
-def _fill_from_torch(network: Segmenter, state: dict[str, np.ndarray]) -> Report:
-    keys = network_variables(network, detect_world(network, state)).keys()
-    if any(key in state and not key.startswith("backbone.") for key in keys):
+def _fill_from_torch(network: Segmenter, state: dict[str, np.ndarray], strict: bool) -> Report:
+    world = detect_world(network, state)
+    keys = network_variables(network, world).keys()
+    lacking = [key for key in keys if key not in state]
+    of_head = any(key in state and not key.startswith("backbone.") for key in keys)
+    if of_head and strict and len(lacking) > len(keys) / 2:
+        raise UserError(
+            f"It is of another network: {len(lacking)} of {len(keys)} weights are not in it, such "
+            f"as {lacking[0]}. Choose the config.model it was made for, or another file."
+        )
+    if of_head and (strict or world == network.norm):
         return load_state_dict(network, state, strict=False)
     return fill_backbone(network.backbone, state, network.norm)
 

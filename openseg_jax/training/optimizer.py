@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from openseg_jax.errors import UserError
 
@@ -79,6 +80,15 @@ def _schedule(optimizer, steps: int, step: jax.Array) -> jax.Array:
         later = 0.5 * _decay(optimizer, shape, (step - first) % cycle, cycle)
         return jnp.where(step < first, _decay(optimizer, shape, step, first), later)
     return jnp.ones_like(step / steps)
+
+
+def plateau(optimizer) -> optax.GradientTransformationExtraArgs:
+    """What lowers the rates of the schedule plateau, updated with the `value` of the loss."""
+    return optax.contrib.reduce_on_plateau(
+        factor=optimizer.gamma,
+        patience=optimizer.patience,
+        accumulation_size=optimizer.step_size,
+    )
 
 
 def _cycles(steps: int) -> tuple[int, int]:

@@ -38,6 +38,8 @@ def create_state(config, network: segmenter.Segmenter) -> tuple[dict, dict]:
         "optimizer": jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), momenta),
         "step": np.zeros((), np.int32),
     }
+    if config.optimizer.schedule == "plateau":
+        state["plateau"] = jax.tree.map(np.asarray, optimizer.plateau(config.optimizer).init(()))
     if optimizer.keeps_average(config):
         state["average"] = jax.tree.map(np.copy, {"params": params, "stats": stats})
     return state, graphs
@@ -77,6 +79,11 @@ def make_train_step(config, graph: nnx.GraphDef, mesh: Mesh, specs: dict) -> Cal
         (loss, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state["params"])
         updates, momenta = transform.update(gradients, state["optimizer"], state["params"])
         rates = optimizer.learning_rates(config.optimizer, config.train.steps, state["step"])
+        lowered = {}
+        if "plateau" in state:
+            rates, lowered["plateau"] = optimizer.plateau(config.optimizer).update(
+                rates, state["plateau"], value=loss
+            )
         updates = optimizer.freeze(updates, config.train.frozen)
         params = optimizer.descend(state["params"], updates, rates)
         metrics = {"loss": loss, "lr": rates[0], "grad_norm": _norm(gradients)}
@@ -85,6 +92,7 @@ def make_train_step(config, graph: nnx.GraphDef, mesh: Mesh, specs: dict) -> Cal
             "stats": stats,
             "optimizer": momenta,
             "step": state["step"] + 1,
+            **lowered,
         }
         if optimizer.keeps_average(config):
             new_state["average"] = optimizer.update_average(

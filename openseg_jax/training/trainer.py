@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from openseg_jax import config as config_lib
 from openseg_jax import config_checks, report_html
+from openseg_jax.certificate import NORMS
 from openseg_jax.data.built import Split
 from openseg_jax.data.folder import dataset_of
 from openseg_jax.data.pipeline import check_data, measured, training_batches
@@ -26,6 +27,7 @@ from openseg_jax.evaluation.inference import local_weights
 from openseg_jax.models import segmenter
 from openseg_jax.parallel import batch_specs, make_mesh, replicate, shard_batch
 from openseg_jax.preprocessing import compute_dtype
+from openseg_jax.recipes.backbones import BACKBONES
 from openseg_jax.training import checkpoint, optimizer, safety
 from openseg_jax.training.checkpoint import Checkpoints, save_config
 from openseg_jax.training.initialization import initialize_from
@@ -66,7 +68,11 @@ def train(config, workdir: Path, extend: bool = False) -> None:
             batches, data_speed = measured(batches, config.train.batch_size)
             logs.describe(config, state["params"], mesh, data_speed)
             if loaded:
-                logs.say(f"init_from {config.init_from}: {loaded}")
+                hash = f", sha256 {loaded.sha256}" if loaded.sha256 else ""
+                norm = f", {NORMS[loaded.world]}" if loaded.world else ""
+                logs.say(f"init_from {config.init_from}{norm}{hash}: {loaded}")
+            elif not start and (weights := BACKBONES[config.model.backbone].weights):
+                logs.say(f"Random weights; recipes start this backbone from {weights} (init_from).")
             if start:
                 logs.say(f"Going on from step {start} in {workdir}.")
             predict = evaluator.make_inference(config, graphs["eval"])

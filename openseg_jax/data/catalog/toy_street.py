@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 
 from openseg_jax.data.dataset import DataSet, Example, LabelMap
-from openseg_jax.data.toy.canvas import CLASSES
+from openseg_jax.data.toy.canvas import CLASSES, HEIGHT, WIDTH
 from openseg_jax.data.toy.scene import draw
 
 SEED = 20240
@@ -43,6 +43,7 @@ DATASET = DataSet(
     palette=tuple(CLASSES.values()),
     label_map=LabelMap.identity(len(CLASSES)),
     read=read,
+    size=(HEIGHT, WIDTH),
     needs_source=False,
     how_to_get="Nothing to get: the scenes are drawn while the data set is built.",
     license="Drawn by this project's own code; Apache-2.0",
