@@ -86,7 +86,14 @@ def page() -> str:
     runs = our_runs()
     parts = [INTRODUCTION]
     parts += [_section(dataset, published, cases, runs) for dataset in MORE]
-    parts += [_trained(runs), *_toy_grid(), *_on_tpu(), _weights(), _sources(published["sources"])]
+    parts += [
+        _trained(runs),
+        *_toy_grid(),
+        *_on_tpu(),
+        *_lowered(),
+        _weights(),
+        _sources(published["sources"]),
+    ]
     return "\n".join(parts)
 
 
@@ -330,6 +337,35 @@ def _on_tpu() -> list[str]:
         "all devices together. Nothing was run on a TPU.",
         "",
         *_table((*columns, *(f"eval {name}" for name in step)), table),
+        "",
+    ]
+
+
+def _lowered() -> list[str]:
+    """What `scripts/lower_for_tpu.py` found."""
+    file = RESULTS / "lowering.json"
+    if not file.is_file():
+        return []
+    found = json.loads(file.read_text())
+    height, width = found["image"]
+    table = [
+        (
+            f"`{row}`",
+            f"{figures['parameters'] / 1e6:.1f}",
+            f"{2 * figures['train_macs'] / 1e12:.2f}",
+            f"{2 * figures['eval_macs'] / 1e12:.2f}",
+        )
+        for row, figures in found["rows"].items()
+    ]
+    return [
+        f"<details><summary>All {len(table)} rows lower for a TPU</summary>",
+        "",
+        f"`python scripts/lower_for_tpu.py`, with jax {found['jax']}: the train and the eval step "
+        f"({height}x{width} images) of each recipe as it is, to StableHLO for a TPU.",
+        "",
+        *_table(("config", "M parameters", "TFLOP a train step", "an eval step"), table),
+        "",
+        "</details>",
         "",
     ]
 

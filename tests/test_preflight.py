@@ -1,6 +1,7 @@
 """Preflight: the shapes it assumes are those of a training, and it reads compilers rightly."""
 
 import importlib.util
+import json
 import sys
 
 import jax
@@ -164,6 +165,31 @@ def test_preflight_for_a_tpu_that_is_not_there(openseg):
     assert finished.returncode == 0, finished.stderr
     assert "XLA:TPU of libtpu" in finished.stdout and "4 x TPU v5 lite" in finished.stdout
     assert "all-reduce" in finished.stdout and "fits into 16.0 GiB" in finished.stdout
+
+
+@pytest.mark.slow  # minutes each
+@pytest.mark.parametrize("row", table_rows("cityscapes"))
+def test_the_networks_of_the_tables_compile_for_a_tpu_slice(row):
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("the TPU compiler: pip install libtpu")
+    target = preflight.find_target("tpu-v5e:2x4")
+    parameters, costs = preflight.preflight(read(row), target, (1024, 2048))
+    assert parameters > 0 and len(costs) == 2
+    assert all(preflight.fits(cost, target.memory) for cost in costs)
+
+
+def test_the_recorded_compilations_are_of_all_networks_and_fit():
+    found = json.loads((ROOT / "docs" / "results" / "tpu.json").read_text())
+    assert found["rows"].keys() == set(table_rows("cityscapes"))
+    for row, figures in found["rows"].items():
+        assert figures["batch"] == read(row).train.batch_size
+        assert figures["parameters"] == parameters_of(row), row
+        assert max(figures[step]["peak"] for step in ("train", "eval")) <= found["memory"]
+
+
+def parameters_of(row):
+    state, _ = preflight.abstract_state(read(row))
+    return sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
 
 
 @pytest.mark.slow
