@@ -51,8 +51,7 @@ def validate(config: ConfigDict) -> None:
         "data.label_map",
         f"train ids are 0 to {classes - 1}, or 255 for what is ignored.",
     )
-    own = len(config.data.classes) > 0
-    _validate_augment(config.augment, () if own else catalog.get(config.data.name).size, require)
+    _validate_augment(config.augment, require)
     _validate_eval(config.eval, require)
     require(config.data.workers >= 0, "data.workers", "it may not be negative.")
     require(config.train.keep_checkpoints > 0, "train.keep_checkpoints", "it must be positive.")
@@ -67,6 +66,14 @@ def validate(config: ConfigDict) -> None:
     strides = (None, 8, 16, 32)
     require(config.model.output_stride in strides, "model.output_stride", "use 8, 16 or 32.")
     require(config.data.channel_order in ("rgb", "bgr"), "data.channel_order", "use rgb or bgr.")
+    own = len(config.data.classes) > 0
+    largest = _longest_side(config.augment, () if own else catalog.get(config.data.name).size)
+    require(
+        config.augment.align != "pad" or max(config.augment.crop) <= largest,
+        "augment.crop",
+        f"no image is longer than {largest:.0f} pixels after the resizing of config.augment, so "
+        "all examples would be padded. Use a smaller crop, or larger images.",
+    )
 
 
 def _validate_model(model: ConfigDict, require) -> None:
@@ -161,7 +168,7 @@ def _validate_optimizer(config: ConfigDict, require) -> None:
     )
 
 
-def _validate_augment(augment: ConfigDict, size: tuple[int, ...], require) -> None:
+def _validate_augment(augment: ConfigDict, require) -> None:
     from openseg_jax.data.augment import COLORS, SIZES, STEPS
     from openseg_jax.data.collate import ALIGN, PAD
 
@@ -206,13 +213,6 @@ def _validate_augment(augment: ConfigDict, size: tuple[int, ...], require) -> No
         require(len(value) == 2 and min(value) > 0, f"augment.{key}", "give (height, width).")
     for key in ("brightness", "hue", "rotate", "max_side", "resize_min_side", "resize_max_side"):
         require(augment[key] >= 0, f"augment.{key}", "it may not be negative.")
-    largest = _longest_side(augment, size)
-    require(
-        augment.align != "pad" or max(augment.crop) <= largest,
-        "augment.crop",
-        f"no image is longer than {largest:.0f} pixels after the resizing of config.augment, so "
-        "all examples would be padded. Use a smaller crop, or larger images.",
-    )
     for key in ("flip", "probability"):
         require(0 <= augment[key] <= 1, f"augment.{key}", "give a probability, 0 to 1.")
     methods = ("random", "center", "grid")

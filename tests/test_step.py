@@ -209,6 +209,7 @@ def test_statistics_of_averaged_weights_are_the_mean_of_those_of_batches(averagi
 
 def test_two_averages_at_once_are_refused():
     config = settings(schedule="swa_poly")
+    config.augment.crop = (64, 96)
     config_checks.validate(config)
     config.train.ema_decay = 0.99
     with pytest.raises(UserError, match="config.train.ema_decay is 0.99: use 0.*swa_poly"):
