@@ -31,6 +31,14 @@ print([round(v, 5) for v in center.tolist()])
 """
 
 
+def torch_lines(method: str) -> str:
+    """The lines of PyTorch that print the fingerprint; `ideal_*` networks are told labels."""
+    if not method.startswith("ideal_"):
+        return TORCH_LINES
+    labels = "torch.zeros(1, 97, 129, dtype=torch.long)"
+    return TORCH_LINES.replace("y = model(x)", f"y = model(x, {labels})")
+
+
 def fingerprint_of(network: segmenter.Segmenter) -> list[float]:
     """The first logits, at the centre, of an input that needs no file; see `TORCH_LINES`."""
     height, width = FINGERPRINT_SIZE
@@ -83,4 +91,4 @@ fingerprint  {facts["fingerprint"]}
 
 The same five numbers from your own PyTorch code, to about 1e-4:
 
-{TORCH_LINES}"""
+{facts["pytorch"]}"""

@@ -140,6 +140,8 @@ def _why_not(network: segmenter.Segmenter, classes: int, tensors: dict) -> str:
     wanted = to_state_dict(network)
     shapes = [(tensors[key].shape, wanted[key].shape) for key in wanted.keys() & tensors.keys()]
     clashes = [(theirs, ours) for theirs, ours in shapes if theirs != ours]
+    if not wanted.keys() & {key for key in tensors if not key.startswith("backbone.")}:
+        return " Weights of a backbone alone (ImageNet's) go into a training's config.init_from."
     if not clashes:
         return ""
     if all(ours == (classes, *theirs[1:]) for theirs, ours in clashes):
@@ -231,6 +233,7 @@ def _facts(source, file, config, report, unchanged, fingerprint) -> dict:
         "round_trip": unchanged,
         "golden": certificate.golden_record(config.model),
         "fingerprint": fingerprint,
+        "pytorch": certificate.torch_lines(config.model.method),
         "version": __version__,
         "jax": jax.__version__,
     }
