@@ -19,7 +19,6 @@ from openseg_jax.bridge.torch_files import read_file, write_checkpoint
 from openseg_jax.data import catalog
 from openseg_jax.errors import UserError
 from openseg_jax.models import segmenter
-from openseg_jax.training import checkpoint
 from openseg_jax.training.initialization import initialize_from
 
 NAMES = ("fcnet", "deepbase_resnet18_dilated8", 3)
@@ -258,16 +257,14 @@ def test_backbones_of_the_other_batch_norm_start_a_model_of_other_classes(tmp_pa
 def test_without_a_config_dict_the_recipe_says_what_a_network_sees(
     tmp_path, backbone, dataset, order, scale, mean
 ):
+    file = tmp_path / "w.safetensors"
+    write_checkpoint(file, {"cls_head.3.bias": np.zeros(3, np.float32)})
     classes = catalog.get(dataset).num_classes if dataset else 3
-    names = ("fcnet", backbone, classes)
-    write_checkpoint(tmp_path / "w.safetensors", state_dict("bn", names))
-    options = dict(model_name="fcnet", backbone=backbone, num_classes=classes, dataset=dataset)
-    conversion.torch_to_flax(tmp_path / "w.safetensors", tmp_path / "ours", **options)
-    _, settings = checkpoint.load(checkpoint.find(tmp_path / "ours"))
-    data = settings["data"]
-    assert (data["channel_order"], data["scale"], data["mean"][0]) == (order, scale, mean)
+    config = conversion._config_of(read_file(file), file, "fcnet", backbone, classes, dataset)
+    data = config.data
+    assert (data.channel_order, data.scale, data.mean[0]) == (order, scale, mean)
     if dataset == "lip":
-        assert settings["eval"]["size"] == [473, 473] and settings["eval"]["flip"]
+        assert config.eval.size == (473, 473) and config.eval.flip
 
 
 def test_fine_tuning_for_other_classes(tmp_path):
