@@ -12,6 +12,7 @@ from openseg_jax.config import default_config
 from openseg_jax.models import convolve as convolve_module
 from openseg_jax.models import segmenter, winograd
 from openseg_jax.models.convolve import _convolve_general, convolve
+from openseg_jax.models.layers import Conv, ConvNormAct
 
 GEOMETRIES = [
     # stride, dilation, padding, (h, w)
@@ -143,3 +144,47 @@ def test_maps_side_by_side_are_one_map():
     maps = [random((2, 3, 4, width)).astype(np.float32) for width in (4, 1, 2)]
     y = convolve_module.convolve_concatenation(maps, kernel)
     np.testing.assert_allclose(y, np.concatenate(maps, -1) @ kernel, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, jnp.bfloat16])
+@pytest.mark.parametrize("before", [False, True], ids=["an average", "convolved before, too"])
+def test_an_average_is_convolved_before_or_after_alike(before, dtype):
+    """What a CPU does against the order of the networks, which XLA chooses elsewhere."""
+    conv = ConvNormAct(4, 5, bias=True, rng=np.random.default_rng(0))
+    conv = nnx.view(conv, use_running_average=True)
+    first = Conv(3, 4, rng=np.random.default_rng(1)) if before else None
+    with jax.enable_x64(dtype == np.float64):
+        x = jnp.asarray(random((2, 3, 4, 3 if before else 4)), dtype)
+        weights = jax.nn.softmax(jnp.asarray(random((2, 6, 12)), dtype), -1)
+
+        def average(x):
+            x = x.reshape(2, 12, -1)
+            return jnp.einsum("npm,nmc->npc", weights, x).reshape(2, 2, 3, -1)
+
+        def ours(conv, first, x):
+            return conv.of_average(average, x, *([first] if before else []))
+
+        def plain(conv, first, x):
+            return conv(average(first(x) if before else x))
+
+        found, expected = (
+            value_and_gradients_of_modules(apply, conv, first, x) for apply in (ours, plain)
+        )
+    tolerance = 1e-6 if dtype == np.float64 else 0.02  # batch norm keeps float32 parameters
+    assert len(found) == len(expected) == (7 if before else 6)
+    for array, reference in zip(found, expected, strict=True):
+        assert array.dtype == reference.dtype
+        array, reference = np.asarray(array, np.float64), np.asarray(reference, np.float64)
+        np.testing.assert_allclose(array, reference, rtol=0, atol=tolerance * abs(reference).max())
+
+
+def value_and_gradients_of_modules(apply, conv, first, x):
+    """The value, and the gradients of its square by the parameters and `x`."""
+
+    def loss(params, others, x):
+        y = apply(*nnx.merge(graph, params, others), x)
+        return (y.astype(jnp.float32) ** 2).sum(), y
+
+    graph, params, others = nnx.split((conv, first), nnx.Param, ...)
+    (_, y), gradients = jax.value_and_grad(loss, (0, 2), has_aux=True)(params, others, x)
+    return [y, *jax.tree.leaves(gradients)]

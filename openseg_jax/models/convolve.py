@@ -9,7 +9,8 @@ Arrays are `(n, h, w, c)`.
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Callable
+from functools import partial, reduce
 from itertools import accumulate
 
 import jax
@@ -52,6 +53,30 @@ def convolve_concatenation(maps: tuple[jax.Array, ...], kernel: jax.Array) -> ja
         return _convolve_pointwise(jnp.concatenate(maps, -1), kernel)
 
     return jax.lax.platform_dependent(kernel, *maps, cpu=products, default=product)
+
+
+def convolve_average(
+    average: Callable[[jax.Array], jax.Array], x: jax.Array, kernels: list[jax.Array]
+) -> jax.Array:
+    """`x: (n, h, w, in)` through 1x1 convolutions, averaged before the last of them.
+
+    On CPU averaged after all of them, whose kernels are multiplied. That saves the last: forward,
+    OCR on 128x128 pixels 92 -> 80 ms, ISA on 128x256 0.73 -> 0.61 s.
+
+    Args:
+        average: linear in pixels and the same for each channel.
+        kernels: (in, width), (width, width'), ... in the order of the convolutions.
+    """
+
+    def after_all(x, *kernels):
+        return average(_convolve_pointwise(x, reduce(jnp.matmul, kernels).astype(x.dtype)))
+
+    def before_last(x, *kernels):
+        *first, last = kernels
+        x = average(reduce(_convolve_pointwise, (kernel.astype(x.dtype) for kernel in first), x))
+        return _convolve_pointwise(x, last.astype(x.dtype))
+
+    return jax.lax.platform_dependent(x, *kernels, cpu=after_all, default=before_last)
 
 
 def _convolve_general(x, kernel, *, stride, dilation, groups, padding):

@@ -7,6 +7,8 @@ attends to, or both (section 3.2, "ground-truth OCR", and its ablations). Origin
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,7 +78,9 @@ class LabelledAttention(ObjectAttention):
         value, count = transform_objects(self.value, objects), objects.shape[1]
         own = label_regions(labels, pixels.shape[1:3], count)
         weights = (own, (1 - own) / (count - 1)) if self.background else (own,)
-        return tuple(self.output(distribute(w, value, pixels.dtype)) for w in weights)
+        return tuple(
+            self.write(partial(distribute, each, dtype=pixels.dtype), value) for each in weights
+        )
 
 
 class IdealOCRHead(nnx.Module):

@@ -88,8 +88,13 @@ class SparseAttention(nnx.Module):
         self.output = transform(out_features, out_features)
 
     def __call__(self, x: jax.Array, window: tuple[int, int]) -> jax.Array:
-        query, key, value = self.query(x), self.key(x), self.value(x)
-        return self.output(self.attend(query, key, value, window))
+        query, key = self.query(x), self.key(x)
+        (output,) = self.output
+
+        def attend(value: jax.Array) -> jax.Array:
+            return self.attend(query, key, value, window)
+
+        return output.of_average(attend, x, self.value)
 
 
 class InterlacedAttention(nnx.Module):

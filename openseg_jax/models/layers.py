@@ -16,7 +16,8 @@ import numpy as np
 from flax import nnx
 
 from openseg_jax.errors import UserError
-from openseg_jax.models.convolve import convolve, convolve_concatenation, materialize
+from openseg_jax.models import convolve
+from openseg_jax.models.convolve import materialize
 
 Rng = np.random.Generator | None
 Initializer = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
@@ -92,10 +93,10 @@ class Conv(nnx.Module):
         kernel = self.kernel[...].astype(x.dtype)
         geometry = self.stride, self.dilation, self.groups, self.padding
         if beside and kernel.shape[:2] == (1, 1) and geometry == (1, self.dilation, 1, 0):
-            y = convolve_concatenation((x, *beside), kernel[0, 0])
+            y = convolve.convolve_concatenation((x, *beside), kernel[0, 0])
         else:
             x = jnp.concatenate([x, *beside], axis=-1) if beside else x
-            y = convolve(x, kernel, *geometry)
+            y = convolve.convolve(x, kernel, *geometry)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
@@ -268,6 +269,20 @@ class ConvNormAct(nnx.Module):
     def __call__(self, x: jax.Array, *beside: jax.Array) -> jax.Array:
         """As `Conv`, which takes several maps as one."""
         return self.norm_act(self.conv(x, *beside))
+
+    def of_average(
+        self, average: Callable[[jax.Array], jax.Array], x: jax.Array, *before: Conv
+    ) -> jax.Array:
+        """`self(average(before(x)))` with 1x1 convolutions, those before without a bias.
+
+        Args:
+            average: of pixels, with the same weights for each channel.
+            x: `(n, h, w, in)`.
+        """
+        convolutions = *before, self.conv
+        kernels = [convolution.kernel[...][0, 0] for convolution in convolutions]
+        y, bias = convolve.convolve_average(average, x, kernels), self.conv.bias
+        return self.norm_act(y if bias is None else y + bias[...].astype(y.dtype))
 
 
 class Sequential(nnx.List):

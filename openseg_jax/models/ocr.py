@@ -7,6 +7,8 @@ found (equation 9). Original modules: `spatial_ocr_block.py`, `nets/ocrnet.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -106,7 +108,13 @@ class ObjectAttention(nnx.Module):
 
     def __call__(self, pixels: jax.Array, objects: jax.Array) -> jax.Array:
         key, value = transform_objects(self.key, objects), transform_objects(self.value, objects)
-        return self.output(attend_to_objects(self.query(pixels), key, value))
+        query = self.query(pixels)
+        return self.write(lambda value: attend_to_objects(query, key, value), value)
+
+    def write(self, average: Callable[[jax.Array], jax.Array], value: jax.Array) -> jax.Array:
+        """What an `average` of the objects' values `(n, k, 1, v)` adds to each pixel."""
+        (output,) = self.output
+        return output.of_average(average, value)
 
 
 class OCRHead(nnx.Module):
