@@ -7,6 +7,7 @@ import pytest
 from modules import call, evaluate, random
 
 from openseg_jax.data.dataset import IGNORE
+from openseg_jax.models import blocks
 from openseg_jax.models.ideal_ocr import (
     LabelledAttention,
     gather_labelled_objects,
@@ -124,6 +125,27 @@ def test_sparse_attentions_are_masked_dense_ones(window):
     for attend, mask in zip(attentions, masks(h, w, window), strict=True):
         reference = attention(*flat, allowed=mask).reshape(value.shape)
         close(attend(query, key, value, window), reference)
+
+
+@pytest.mark.parametrize("few", [1, 50, 10**9])
+def test_groups_a_few_at_a_time_are_all_groups(few, monkeypatch):
+    """What a CPU does with many scores, with a rest of groups and without."""
+    inputs, weights = (random(2, 7, 5, 6), random(2, 7, 5, 6), random(2, 7, 5, 3)), random(70, 3)
+
+    def value_and_gradients():
+        def loss(inputs):
+            context = blocks.attend_in_groups(*inputs)
+            return (context.reshape(70, 3) * weights).sum(), context
+
+        (_, context), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(inputs)
+        return context, *gradients
+
+    whole = value_and_gradients()
+    monkeypatch.setattr(blocks, "MANY_SCORES", 1)
+    monkeypatch.setattr(blocks, "FEW_SCORES", few)
+    for ours, reference in zip(value_and_gradients(), whole, strict=True):
+        close(ours, reference)
+    assert "scan" in str(jax.make_jaxpr(blocks.attend_in_groups)(*inputs))
 
 
 def test_padding_of_interlaced_attention_attends():

@@ -37,6 +37,29 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     return jnp.einsum("...pm,...mv->...pv", weights.astype(value.dtype), value)
 
 
+# More scores than the first are computed by the second at a time, on CPU.
+MANY_SCORES, FEW_SCORES = 2**21, 2**19
+
+
+def attend_in_groups(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """`attend` among the pixels of each group: `(n, g, p, d)`, `(n, g, p, v)` -> `(n, g, p, v)`.
+
+    On CPU a few groups at a time where they have many scores, which then stay in its caches and
+    are computed again for the gradients: 64 groups of 512 pixels 226 -> 89 ms forward, 305 -> 229
+    ms with the gradients.
+    """
+    n, groups, pixels, _ = query.shape
+
+    def a_few_at_a_time(*arrays):
+        few = jax.checkpoint(lambda arrays: attend(*arrays), prevent_cse=False)
+        arrays = tuple(array.reshape(n * groups, pixels, -1) for array in arrays)
+        at_once = max(1, FEW_SCORES // pixels**2)
+        return jax.lax.map(few, arrays, batch_size=at_once).reshape(value.shape)
+
+    on_cpu = a_few_at_a_time if n * groups * pixels**2 > MANY_SCORES else attend
+    return jax.lax.platform_dependent(query, key, value, cpu=on_cpu, default=attend)
+
+
 class AtrousPyramid(nnx.Module):
     """A context beside a 1x1 and dilated 3x3 convolutions, concatenated and fused by a 1x1.
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from openseg_jax.models.blocks import attend, pointwise
+from openseg_jax.models.blocks import attend_in_groups, pointwise
 from openseg_jax.models.fcn import ConvClassifier
 from openseg_jax.models.layers import Conv, ConvNormAct, Rng, dropout2d
 
@@ -60,7 +60,7 @@ def _attend_in_groups(query, key, value, window, order):
         x = x.reshape(*tiles, -1).transpose(order)
         return x.reshape(x.shape[0], x.shape[1] * x.shape[2], x.shape[3] * x.shape[4], -1)
 
-    context = attend(divide(query), divide(key), divide(value))
+    context = attend_in_groups(divide(query), divide(key), divide(value))
     context = context.reshape(*(tiles[axis] for axis in order[:-1]), -1)
     return context.transpose(np.argsort(order)).reshape(value.shape)
 
