@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +69,22 @@ def _part(name: str, module: nnx.Module, apply, inputs) -> Part:
 
 def count_macs(jaxpr) -> int:
     """Multiply-accumulates of the convolutions and matrix products of a traced program."""
-    return sum(_macs_of(equation) for equation in jaxpr.eqns)
+    return sum(times * _macs_of(equation) for equation, times in products(jaxpr))
+
+
+def products(jaxpr, times: int = 1) -> Iterator[tuple[Any, int]]:
+    """The equations of the convolutions and matrix products, and how often each runs."""
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        if name in ("dot_general", "conv_general_dilated"):
+            yield equation, times
+        elif name == "cond":
+            # One branch runs. Where they are formulations for platforms, the last is the plain one.
+            yield from products(parameters["branches"][-1].jaxpr, times)
+        else:
+            repeats = parameters.get("length", 1) if name == "scan" else 1
+            for inner in _inner_jaxprs(parameters):
+                yield from products(inner, times * repeats)
 
 
 def _macs_of(equation) -> int:
@@ -76,16 +93,10 @@ def _macs_of(equation) -> int:
         (contracted, _), _ = parameters["dimension_numbers"]
         left = equation.invars[0].aval.shape
         return math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
-    if equation.primitive.name == "conv_general_dilated":
-        kernel = equation.invars[1].aval.shape
-        out_features = parameters["dimension_numbers"].rhs_spec[0]
-        each = math.prod(kernel) // kernel[out_features]
-        return math.prod(equation.outvars[0].aval.shape) * each
-    if equation.primitive.name == "cond":
-        # One branch runs. Where they are formulations for platforms, the last is the plain one.
-        return count_macs(parameters["branches"][-1].jaxpr)
-    inner = sum(count_macs(each) for each in _inner_jaxprs(parameters))
-    return inner * parameters.get("length", 1) if equation.primitive.name == "scan" else inner
+    kernel = equation.invars[1].aval.shape
+    out_features = parameters["dimension_numbers"].rhs_spec[0]
+    each = math.prod(kernel) // kernel[out_features]
+    return math.prod(equation.outvars[0].aval.shape) * each
 
 
 def _inner_jaxprs(parameters: dict):

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarking.measuring import spread
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-# <!-- benchmark: FILE --> ... <!-- end -->, of benchmark.py or benchmark_attention.py
+# <!-- benchmark: FILE --> ... <!-- end -->, of a script of that name
 MARKED = re.compile(r"(<!-- benchmark: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOT_MEASURED = "Not measured yet.\n"
 MIB = 2**20
@@ -26,7 +26,7 @@ def filled(page: str, results: Path) -> str:
 
     def replace(found: re.Match) -> str:
         file = results / found[2]
-        make = attention_table if file.name.startswith("attention") else tables
+        make = TABLES.get(file.name.split("_")[0], tables)
         text = make(json.loads(file.read_text())) if file.exists() else NOT_MEASURED
         return found[1] + text + found[3]
 
@@ -106,6 +106,63 @@ def attention_row(case: dict, machine: dict) -> list[str]:
     ]
 
 
+CONVOLUTION = (
+    "kernel",
+    "to channels",
+    "map",
+    "stride",
+    "dilation",
+    "groups",
+    "times",
+    "ours ms",
+    "XLA's ms",
+    "share of the sum",
+)
+LONGEST = 8  # rows
+
+
+def convolution_table(measured: dict) -> str:
+    """The step beside its convolutions, and the longest of those, as Markdown."""
+    machine, convolutions = measured["machine"], measured["convolutions"]
+    seconds = [
+        {way: spread(times)["median"] for way, times in each["seconds"].items()}
+        for each in convolutions
+    ]
+    each_best = [
+        found["count"] * min(ways.values())
+        for found, ways in zip(convolutions, seconds, strict=True)
+    ]
+    step, best = spread(measured["steps"])["median"], sum(each_best)
+    before, after = measured["load"]
+    lines = [
+        f"{machine['device']}, {machine['cores']} cores, {machine['dtype']}. A step of "
+        f"{_name(measured)} on {_input(measured)} takes {step:.2f} s, its "
+        f"{sum(each['count'] for each in convolutions)} convolutions alone, each in its faster "
+        f"way, {best:.2f} s: **{step / best:.2f}** (medians of {len(measured['steps'])}, load "
+        f"{before:.1f} to {after:.1f}).",
+        "",
+    ]
+    rows = sorted(zip(each_best, convolutions, seconds, strict=True), key=lambda row: -row[0])
+    return "\n".join(
+        lines + _table(CONVOLUTION, [convolution_row(*row, best) for row in rows[:LONGEST]])
+    )
+
+
+def convolution_row(total: float, found: dict, seconds: dict, best: float) -> list[str]:
+    """One line: a convolution with its gradients, and what it has of the sum."""
+    size, _, width, out = found["kernel"]
+    return [
+        f"{size}x{size}, {width}",
+        str(out),
+        f"{found['x'][1]}x{found['x'][2]}",
+        *(str(found[key]) for key in ("stride", "dilation", "groups", "count")),
+        *(f"{1e3 * seconds[way]:.1f}" for way in ("ours", "xla")),
+        f"{total / best:.0%}",
+    ]
+
+
+TABLES = {"attention": attention_table, "convolutions": convolution_table}
+
 SPEED = (
     "network",
     "input",
@@ -118,6 +175,7 @@ SPEED = (
     "share of peak, JAX",
     "PyTorch",
     "rounds x steps, load",
+    "others",
 )
 START = (
     "network",
@@ -152,7 +210,18 @@ def speed_row(case: dict, peak: float) -> list[str]:
         f"{flops / seconds['jax'] / peak:.0%}",
         f"{flops / seconds['torch'] / peak:.0%}",
         f"{len(rounds['jax'])} x {case['steps']}, {before:.1f} to {after:.1f}",
+        _others(case),
     ]
+
+
+def _others(case: dict) -> str:
+    """What other processes took of the cores, and the rounds that were run again for that."""
+    turns = [turn for side in case["rounds"].values() for turn in side]
+    if any("others" not in turn for turn in turns):
+        return ""
+    again = case["tries"] - len(case["rounds"]["jax"])
+    most = f"{max(turn['others'] for turn in turns):.0%}"
+    return f"{most}, {again} again" if again else most
 
 
 def flops_of_step(case: dict) -> float:

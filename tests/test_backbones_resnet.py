@@ -10,7 +10,7 @@ from flax import nnx
 
 from openseg_jax.errors import UserError
 from openseg_jax.models import resnest, resnet, wide_resnet
-from openseg_jax.models.convolve import _convolve_general
+from openseg_jax.models.convolve import convolve_general
 from openseg_jax.models.pool import average_pool, max_pool
 from openseg_jax.models.resnest import ResNeSt, SplitAttention
 from openseg_jax.models.resnet import RESNEXT, ResNet
@@ -231,7 +231,7 @@ def test_split_attention_is_the_formula():
 
     kernel = module.conv.kernel.get_value()
     halves = [
-        _convolve_general(
+        convolve_general(
             x[..., 3 * i : 3 * i + 3],
             kernel[..., 6 * i : 6 * i + 6],
             stride=1,

@@ -1,10 +1,13 @@
 """The opponents of the benchmark compute what we compute, and the benchmark measures both."""
 
 import argparse
+import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import benchmark_attention  # noqa: E402
+import benchmark_convolutions  # noqa: E402
 import performance_page  # noqa: E402
 import torch_twins  # noqa: E402
 from benchmarking import command_line, jax_program, measuring, torch_program  # noqa: E402
@@ -191,14 +195,49 @@ def test_sides_take_turns_and_each_is_first_equally_often(monkeypatch):
     assert found["steps"] == 2
     one, other = ([name, f"{name} done", name, name, f"{name} done"] for name in ("jax", "torch"))
     assert calls[8:] == one + other + other + one  # after two single steps of each
-    for name in programs:
-        assert [set(each) for each in found["rounds"][name]] == [{"wall", "cpu", "host"}] * 2
+    for turns in found["rounds"].values():
+        assert [set(each) for each in turns] == [{"wall", "cpu", "host", "others"}] * 2
+
+
+@pytest.mark.parametrize(
+    "others,tries,kept",
+    [
+        ([0.3, 0, 0, 0, 0, 0.5, 0, 0.02], 4, [1, 3]),  # a disturbed turn spoils its round
+        ([0.0, 0, 0.05, 0.01], 2, [0, 1]),
+        ([0.9, 0, 0.2, 0, 0.8, 0, 0.3, 0, 0.5, 0, 0.6, 0], 6, [1, 3]),  # quiet never comes
+    ],
+)
+def test_disturbed_rounds_are_run_again(others, tries, kept, monkeypatch):
+    monkeypatch.setattr(measuring, "PAUSE", 0)
+    programs, number = {name: fake_program(name, []) for name in ("jax", "torch")}, iter(range(99))
+    shares = iter(others)
+    monkeypatch.setattr(
+        measuring, "_measure", lambda *_: {"others": next(shares), "round": next(number) // 2}
+    )
+    found = measuring.interleave(programs, rounds=2)
+    assert found["tries"] == tries
+    for turns in found["rounds"].values():
+        assert [turn["round"] for turn in turns] == kept
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells")
+def test_what_another_process_takes_of_the_cores_is_seen():
+    program = Program(lambda: time.sleep(0.5), lambda: None, lambda: None, lambda: None, {})
+    alone = measuring._measure(program, 1)["others"]
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(0.5)  # until it has started
+        beside = measuring._measure(program, 1)["others"]
+    finally:
+        other.kill()
+        other.wait()
+    assert beside - alone > 0.4 / os.cpu_count() or alone > 0.9  # all were busy before
 
 
 def measured(ours, theirs):
     """What the benchmark saves of rounds that took so many seconds."""
     rounds = {
-        side: [dict(wall=wall, cpu=2 * wall, host=wall / 100) for wall in walls]
+        side: [dict(wall=wall, cpu=2 * wall, host=wall / 100, others=wall / 50) for wall in walls]
         for side, walls in (("jax", ours), ("torch", theirs))
     }
     case = dict(method="ocr", backbone="resnet18", mode="train", size=[64, 96], batch=4)
@@ -206,7 +245,7 @@ def measured(ours, theirs):
     return {
         "machine": about | {"peak_flops": 1e9},
         "cases": [
-            dict(case=case, rounds=rounds, steps=1, load=[0.5, 1.0], macs=1e8),
+            dict(case=case, rounds=rounds, steps=1, tries=5, load=[0.5, 1.0], macs=1e8),
             dict(case=case | {"mode": "eval"}, error="RuntimeError: out of memory"),
         ],
     }
@@ -221,6 +260,7 @@ def test_the_tables_tell_ratios_round_by_round(tmp_path):
     assert "**0.50** (0.50 to 0.53)" in filled
     assert "| 3.64 | 2 |" in filled  # images/s: four images in 1.1 and 2 s
     assert "| 55% | 30% |" in filled  # of 1 GFLOP/s: three passes of 0.2 GFLOP
+    assert "| 3 x 1, 0.5 to 1.0 | 8%, 2 again |" in filled
     assert "old" not in filled and "before" in filled and "between" in filled
     assert "Not measured yet." in filled
     assert "ocr:resnet18 eval: RuntimeError: out of memory" in filled
@@ -279,6 +319,33 @@ def test_attention_is_measured_beside_pytorch(mode, monkeypatch):
     ]
     table = performance_page.attention_table({"machine": machine, "cases": cases})
     assert table.count("| 16x24 |") == 3 and "1.19 M" in table and "2.37 M" in table
+
+
+def test_convolutions_of_a_network_are_all_its_arithmetic():
+    case = Case("fcn", "resnet18", "train", (32, 64), 1, "float32")
+    macs = 0
+    for each in benchmark_convolutions.convolutions_of(case):
+        reach = each.dilation * (each.kernel[0] - 1) + 1
+        rows, columns = (
+            (length + 2 * each.padding - reach) // each.stride + 1 for length in each.x[1:3]
+        )
+        macs += rows * columns * math.prod(each.kernel)
+    assert macs == jax_program.forward_macs(case)
+
+
+def test_convolutions_are_timed_beside_the_step(monkeypatch):
+    two = [
+        benchmark_convolutions.Convolution((1, 9, 9, 3), (3, 3, 3, 8), 2, 1, 1, 1),
+        benchmark_convolutions.Convolution((1, 5, 5, 8), (3, 3, 8, 4), 1, 2, 1, 2),
+    ]
+    monkeypatch.setattr(benchmark_convolutions, "convolutions_of", lambda case: [two[0], *two])
+    case = Case("fcn", "mobilenet_v2", "train", (32, 64), 1, "float32")
+    network = segmenter.build(config_of(case).model, np.random.default_rng(0))
+    found = benchmark_convolutions.measure(case, network, rounds=2)
+    machine = {"device": "d", "cores": 2, "dtype": "float32"}
+    found |= {"machine": machine, "case": dataclasses.asdict(case)}
+    table = performance_page.convolution_table(found)
+    assert "its 3 convolutions alone" in table and "| 3x3, 3 | 8 | 9x9 | 2 | 1 | 1 | 2 |" in table
 
 
 @pytest.mark.parametrize("text", ["256", "0x512", "ax5", "256x-1"])

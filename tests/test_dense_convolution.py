@@ -11,7 +11,7 @@ from flax import nnx
 from openseg_jax.config import default_config
 from openseg_jax.models import convolve as convolve_module
 from openseg_jax.models import segmenter, winograd
-from openseg_jax.models.convolve import _convolve_general, convolve
+from openseg_jax.models.convolve import convolve, convolve_general
 from openseg_jax.models.layers import Conv, ConvNormAct
 
 GEOMETRIES = [
@@ -38,7 +38,7 @@ def random(shape):
 
 def general(geometry):
     stride, dilation, padding = geometry
-    return partial(_convolve_general, stride=stride, dilation=dilation, padding=padding, groups=1)
+    return partial(convolve_general, stride=stride, dilation=dilation, padding=padding, groups=1)
 
 
 def value_and_gradients(convolution, x, kernel):

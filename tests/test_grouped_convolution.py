@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from openseg_jax.models.convolve import _convolve_general, convolve
+from openseg_jax.models.convolve import convolve, convolve_general
 
 RNG = np.random.default_rng(0)
 
@@ -65,7 +65,7 @@ def test_grouped_convolution_is_that_of_accelerators(
     padding = dilation * (kernel - 1) // 2
     general = dict(stride=stride, dilation=dilation, groups=groups, padding=padding)
     y, backward = jax.vjp(lambda x, k: convolve(x, k, stride, dilation, groups, padding), x, weight)
-    reference, back = jax.vjp(lambda x, k: _convolve_general(x, k, **general), x, weight)
+    reference, back = jax.vjp(lambda x, k: convolve_general(x, k, **general), x, weight)
     close(y, reference)
     upstream = random(*y.shape)
     for ours, gradient in zip(jax.jit(backward)(upstream), jax.jit(back)(upstream), strict=True):

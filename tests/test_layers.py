@@ -73,7 +73,7 @@ def test_convolution_and_its_gradients(kernel, stride, dilation, groups, padding
     close(y, naive_convolution(x, k, stride, dilation, groups, padding))
 
     general = jax.jit(
-        lambda x, k: convolve_module._convolve_general(
+        lambda x, k: convolve_module.convolve_general(
             x, k, stride=stride, dilation=dilation, groups=groups, padding=padding
         )
     )

@@ -33,7 +33,7 @@ def convolve(
             kernel,
             cpu=lambda x, kernel: _convolve_depthwise(x, kernel, stride, dilation, padding),
             default=partial(
-                _convolve_general, stride=stride, dilation=dilation, groups=groups, padding=padding
+                convolve_general, stride=stride, dilation=dilation, groups=groups, padding=padding
             ),
         )
     return _convolve_by_platform(x, kernel, (stride, dilation, groups, padding))
@@ -79,7 +79,8 @@ def convolve_average(
     return jax.lax.platform_dependent(x, *kernels, cpu=after_all, default=before_last)
 
 
-def _convolve_general(x, kernel, *, stride, dilation, groups, padding):
+def convolve_general(x, kernel, *, stride, dilation, groups, padding):
+    """XLA's own convolution, with its gradients."""
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -122,7 +123,7 @@ FEW_GROUPS = 4
 def _ways(x, kernel, stride, dilation, groups, padding):
     """What computes a convolution on each platform."""
     geometry = dict(stride=stride, dilation=dilation, padding=padding)
-    plain = partial(_convolve_general, groups=groups, **geometry)
+    plain = partial(convolve_general, groups=groups, **geometry)
     if groups > 1:
         dense = partial(_convolve_by_parts, groups=groups, **geometry)
         # On many devices XLA gathers a sharded batch for a grouped convolution, and each computes
@@ -139,7 +140,7 @@ def _ways(x, kernel, stride, dilation, groups, padding):
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _convolve_dense(x, kernel, stride, dilation, padding):
     """A convolution of all channels, the gradient of whose kernel is matrix products."""
-    return _convolve_general(x, kernel, stride=stride, dilation=dilation, groups=1, padding=padding)
+    return convolve_general(x, kernel, stride=stride, dilation=dilation, groups=1, padding=padding)
 
 
 def _dense_forward(x, kernel, stride, dilation, padding):
@@ -149,7 +150,7 @@ def _dense_forward(x, kernel, stride, dilation, padding):
 def _dense_backward(stride, dilation, padding, saved, gradient):
     x, kernel = saved
     geometry = dict(stride=stride, dilation=dilation, padding=padding)
-    convolution = partial(_convolve_general, groups=1, **geometry)
+    convolution = partial(convolve_general, groups=1, **geometry)
     (x_gradient,) = jax.vjp(lambda x: convolution(x, kernel), x)[1](gradient)
     return x_gradient, _kernel_gradient(x, gradient, size=kernel.shape[0], **geometry)
 
@@ -204,7 +205,7 @@ def _convolve_by_parts(x, kernel, *, stride, dilation, groups, padding):
     parts = zip(*(jnp.split(array, groups // joined, -1) for array in (x, kernel)), strict=True)
     return jnp.concatenate(
         [
-            _convolve_general(
+            convolve_general(
                 part,
                 _block_diagonal(part_kernel, joined),
                 stride=stride,

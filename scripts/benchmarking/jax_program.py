@@ -101,10 +101,14 @@ def _program(start, last: dict, facts: dict) -> Program:
 
 
 def forward_macs(case: Case) -> int:
-    """Multiply-accumulates of one forward pass of the batch; in "eval" without auxiliary logits."""
+    """Multiply-accumulates of `forward_jaxpr`."""
+    return count_macs(forward_jaxpr(case))
+
+
+def forward_jaxpr(case: Case):
+    """One forward pass of the batch as it is traced; in "eval" without auxiliary logits."""
     network = segmenter.build(config_of(case).model, rng=None)
     *weights, graphs = segmenter.graphs(network)
     images = jax.ShapeDtypeStruct((case.batch, *case.size, 3), "float32")
     jaxpr = jax.make_jaxpr(_forward(graphs["eval"], case))(weights, images).jaxpr
-    used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return count_macs(used)
+    return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]

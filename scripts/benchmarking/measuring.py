@@ -16,6 +16,8 @@ from benchmarking.case import Program
 PAUSE = 0.1  # seconds between programs, until PyTorch's threads no longer spin
 SHORTEST = 0.5  # seconds of a measurement
 MOST_STEPS = 50
+QUIET = 0.05  # of the cores' time is what other processes may take in a turn
+MOST_TRIES = 3  # rounds that are run for each that is asked for
 
 
 def seconds_of_step(program: Program) -> float:
@@ -31,40 +33,66 @@ def interleave(programs: dict[str, Program], rounds: int) -> dict:
 
     A turn is one step that does not count, as it may have to get back memory that the system took
     during the other's turn (2 GB cost seconds in some virtual machines), and as many steps, without
-    waiting in between, as take half a second.
+    waiting in between, as take half a second. Rounds that other processes disturbed are run again;
+    where that does not end, the least disturbed are kept.
 
     Returns:
-        "steps" of a measurement, "first": seconds of each program's first step, and "rounds": for
-        each program `wall`, `cpu` (all threads of the process) and `host` (until the call
-        returned), in seconds a step.
+        "steps" of a measurement, "first": seconds of each program's first step, "tries": rounds
+        that were run, and "rounds", those kept: for each program `wall`, `cpu` (all threads of the
+        process) and `host` (until the call returned), in seconds a step, and `others`: the share
+        of the cores' time that other processes took.
     """
     first = {name: seconds_of_step(program) for name, program in programs.items()}
     fastest = min(seconds_of_step(program) for program in programs.values())
     steps = min(max(1, math.ceil(SHORTEST / fastest)), MOST_STEPS)
-    names, times = list(programs), {name: [] for name in programs}
+    names, tried, quiet = list(programs), [], 0
     gc.collect()
-    for number in range(rounds):
-        turn = number % len(names)
+    while quiet < rounds and len(tried) < MOST_TRIES * rounds:
+        turn, times = len(tried) % len(names), {}
         for name in names[turn:] + names[:turn]:
             time.sleep(PAUSE)
             seconds_of_step(programs[name])
-            times[name].append(_measure(programs[name], steps))
-    return {"steps": steps, "first": first, "rounds": times}
+            times[name] = _measure(programs[name], steps)
+        tried.append(times)
+        quiet += disturbance(times) <= QUIET
+    kept = sorted(sorted(range(len(tried)), key=lambda i: disturbance(tried[i]))[:rounds])
+    return {
+        "steps": steps,
+        "first": first,
+        "tries": len(tried),
+        "rounds": {name: [tried[i][name] for i in kept] for name in names},
+    }
+
+
+def disturbance(times: dict[str, dict]) -> float:
+    """The largest share of the cores' time that other processes took in a turn of a round."""
+    return max(each["others"] for each in times.values())
 
 
 def _measure(program: Program, steps: int) -> dict[str, float]:
-    cpu, begin = time.process_time(), time.perf_counter()
+    busy, cpu, begin = _busy_seconds(), time.process_time(), time.perf_counter()
     program.start()
     host = time.perf_counter() - begin
     for _ in range(steps - 1):
         program.start()
     program.wait()
     wall = time.perf_counter() - begin
-    return {
-        "wall": wall / steps,
-        "cpu": (time.process_time() - cpu) / steps,
-        "host": host,
-    }
+    cpu = time.process_time() - cpu
+    others = max(0.0, _busy_seconds() - busy - cpu) / (wall * os.cpu_count())
+    return {"wall": wall / steps, "cpu": cpu / steps, "host": host, "others": others}
+
+
+def _busy_seconds() -> float:
+    """How long all cores have worked, for others outside a virtual machine, too.
+
+    Where the system does not tell (only Linux does), the process's own time: nobody disturbs it.
+    """
+    statistics_of_kernel = Path("/proc/stat")
+    if not statistics_of_kernel.exists():
+        return time.process_time()
+    cores = statistics_of_kernel.read_text().split("\n", 1)[0].split()[1:9]
+    user, nice, system, _idle, _waiting, irq, softirq, stolen = map(int, cores)
+    return (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK")
 
 
 def spread(values: list[float]) -> dict[str, float]:
