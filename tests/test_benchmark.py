@@ -279,6 +279,7 @@ def test_the_command_measures_and_saves(tmp_path):
     (case,) = json.loads(out.read_text())["cases"]
     assert case["largest_difference"] < 1e-3
     assert len(case["rounds"]["jax"]) == len(case["rounds"]["torch"]) == 2
+    assert case["processes"] == 2 <= case["tries"]
     cold, warm = case["alone"]["jax"], case["alone"]["jax, cache filled"]
     assert warm["compile"] < cold["compile"]
     assert min(each["resident"] for each in case["alone"].values()) > 50 * 2**20
