@@ -5,8 +5,8 @@
     python scripts/benchmark.py --size 512x1024 --batch 8 --compile   # a GPU, bfloat16 and AMP
 
 Each measurement runs in three processes one after the other, in which both frameworks take turns;
-other processes start one framework alone with an empty and with a filled compilation cache. `scripts/performance_page.py`
-puts the results into docs/performance.md. Needs PyTorch.
+others start one framework alone with an empty and with a filled compilation cache.
+`scripts/performance_page.py` puts the results into docs/performance.md. Needs PyTorch.
 """
 
 from __future__ import annotations

@@ -78,9 +78,8 @@ def attention_table(measured: dict) -> str:
         f"{machine['bandwidth'] / 1e9:,.1f} GB/s.",
         "",
     ]
-    return "\n".join(
-        lines + _table(ATTENTION, [attention_row(c, machine) for c in measured["cases"]])
-    )
+    cases = sorted(measured["cases"], key=lambda case: (case["method"], case["size"], case["mode"]))
+    return "\n".join(lines + _table(ATTENTION, [attention_row(case, machine) for case in cases]))
 
 
 def attention_row(case: dict, machine: dict) -> list[str]:
@@ -230,7 +229,7 @@ def flops_of_step(case: dict) -> float:
 
 
 def ratio(case: dict, opponent: str, clock: str) -> dict[str, float]:
-    """Our time over the opponent's, round by round: median and quartiles."""
+    """Our time over the opponent's, round by round: median and deciles."""
     pairs = zip(case["rounds"]["jax"], case["rounds"][opponent], strict=True)
     return spread([ours[clock] / theirs[clock] for ours, theirs in pairs])
 

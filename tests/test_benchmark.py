@@ -257,7 +257,7 @@ def test_the_tables_tell_ratios_round_by_round(tmp_path):
     page = "before\n<!-- benchmark: run.json -->\nold\n<!-- end -->\nbetween\n"
     page += "<!-- benchmark: absent.json -->\n<!-- end -->\n"
     filled = performance_page.filled(page, tmp_path)
-    assert "**0.50** (0.50 to 0.53)" in filled
+    assert "**0.50** (0.50 to 0.54)" in filled
     assert "| 3.64 | 2 |" in filled  # images/s: four images in 1.1 and 2 s
     assert "| 55% | 30% |" in filled  # of 1 GFLOP/s: three passes of 0.2 GFLOP
     assert "| 3 x 1, 0.5 to 1.0 | 8%, 2 again |" in filled
