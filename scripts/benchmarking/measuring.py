@@ -96,7 +96,7 @@ def _busy_seconds() -> float:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """The median, and the first and the last decile, between which are four fifths of the values."""
+    """The median, and the first and the last decile: four fifths of the values are in between."""
     if len(values) == 1:
         return {"median": values[0], "low": values[0], "high": values[0]}
     low, *_, high = statistics.quantiles(values, n=10, method="inclusive")
