@@ -1,12 +1,13 @@
 """Times each convolution of a training step alone, and the step they add up to.
 
     python scripts/benchmark_convolutions.py
-    python scripts/benchmark_convolutions.py --net ocr:resnet101
+    python scripts/benchmark_convolutions.py --net fcn:hrnet_w48 --out hrnet.json
 
 Forward with both gradients, by the way that our networks take and by XLA's own convolution; of
 these the faster counts. What the step takes beyond their sum is everything else in it: batch norm,
-activations, resizing, the loss and the optimizer. `scripts/performance_page.py` puts the result
-into docs/performance.md.
+activations, resizing, attention's products, the loss and the optimizer. The convolutions are those
+of an accelerator; on CPU, ISA and OCR put together or move the ones about their attention.
+`scripts/performance_page.py` puts the result into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--size", type=size, default=(256, 512), metavar="HEIGHTxWIDTH")
     parser.add_argument("--batch", type=positive, default=1)
     parser.add_argument("--rounds", type=positive, default=7)
+    parser.add_argument("--out", type=Path, help="default: docs/results/convolutions_PLATFORM.json")
     options = parser.parse_args()
     use_huge_pages()
     method, _, backbone = options.net.partition(":")
@@ -69,7 +71,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     found = measure(case, network, options.rounds)
     found = {"machine": parts.machine(dtype), "case": dataclasses.asdict(case), **found}
-    out = RESULTS / f"convolutions_{jax.default_backend()}.json"
+    out = options.out or RESULTS / f"convolutions_{jax.default_backend()}.json"
     out.write_text(json.dumps(found, indent=1) + "\n")
     print(f"Saved in {out}.")
 

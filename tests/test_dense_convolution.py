@@ -148,8 +148,12 @@ def test_maps_side_by_side_are_one_map():
 
 @pytest.mark.parametrize("dtype", [np.float64, jnp.bfloat16])
 @pytest.mark.parametrize("before", [False, True], ids=["an average", "convolved before, too"])
-def test_an_average_is_convolved_before_or_after_alike(before, dtype):
-    """What a CPU does against the order of the networks, which XLA chooses elsewhere."""
+@pytest.mark.parametrize("platform", ["cpu", "default"])
+def test_an_average_is_convolved_before_or_after_alike(platform, before, dtype, monkeypatch):
+    """What a CPU does, and other platforms, against the order of the networks."""
+    monkeypatch.setattr(
+        jax.lax, "platform_dependent", lambda *inputs, **ways: ways[platform](*inputs)
+    )
     conv = ConvNormAct(4, 5, bias=True, rng=np.random.default_rng(0))
     conv = nnx.view(conv, use_running_average=True)
     first = Conv(3, 4, rng=np.random.default_rng(1)) if before else None

@@ -50,11 +50,16 @@ def attend_in_groups(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.
     """
     n, groups, pixels, _ = query.shape
 
+    def group(arrays):
+        if n > 1:
+            return attend(*arrays)
+        return attend(*(array[0] for array in arrays))[None]  # XLA minds an axis of one
+
     def a_few_at_a_time(*arrays):
-        few = jax.checkpoint(lambda arrays: attend(*arrays), prevent_cse=False)
-        arrays = tuple(array.reshape(n * groups, pixels, -1) for array in arrays)
-        at_once = max(1, FEW_SCORES // pixels**2)
-        return jax.lax.map(few, arrays, batch_size=at_once).reshape(value.shape)
+        arrays = tuple(array.swapaxes(0, 1) for array in arrays)  # devices may share the images
+        at_once = max(1, FEW_SCORES // (n * pixels**2))
+        group_again = jax.checkpoint(group, prevent_cse=False)
+        return jax.lax.map(group_again, arrays, batch_size=at_once).swapaxes(0, 1)
 
     on_cpu = a_few_at_a_time if n * groups * pixels**2 > MANY_SCORES else attend
     return jax.lax.platform_dependent(query, key, value, cpu=on_cpu, default=attend)

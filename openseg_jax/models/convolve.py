@@ -1,9 +1,9 @@
 """Convolutions as functions, with the formulations that XLA:CPU needs.
 
 Most convolutions take another way on CPU than on a GPU or TPU, equal but for rounding; those
-choices live here (and for resizing in `resize.py`). Which one may depend on the size of the batch.
-Gradients are written out where that is faster, so there is no forward-mode differentiation.
-Arrays are `(n, h, w, c)`.
+choices live here (for attention in `blocks.py`, for resizing in `resize.py`). Which one may depend
+on the size of the batch. Gradients are written out where that is faster, so there is no
+forward-mode differentiation. Arrays are `(n, h, w, c)`.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ def convolve_average(
 ) -> jax.Array:
     """`x: (n, h, w, in)` through 1x1 convolutions, averaged before the last of them.
 
-    On CPU averaged after all of them, whose kernels are multiplied. That saves the last: forward,
-    OCR on 128x128 pixels 92 -> 80 ms, ISA on 128x256 0.73 -> 0.61 s.
+    On CPU averaged after all of them, whose kernels are multiplied, unless there are fewer pixels
+    than that takes. It saves the last: forward, OCR on 128x128 pixels 92 -> 80 ms, ISA on 128x256
+    0.73 -> 0.61 s.
 
     Args:
         average: linear in pixels and the same for each channel.
@@ -76,7 +77,9 @@ def convolve_average(
         x = average(reduce(_convolve_pointwise, (kernel.astype(x.dtype) for kernel in first), x))
         return _convolve_pointwise(x, last.astype(x.dtype))
 
-    return jax.lax.platform_dependent(x, *kernels, cpu=after_all, default=before_last)
+    pays = len(kernels) == 1 or x.size // x.shape[-1] > kernels[0].shape[0]
+    on_cpu = after_all if pays else before_last
+    return jax.lax.platform_dependent(x, *kernels, cpu=on_cpu, default=before_last)
 
 
 def convolve_general(x, kernel, *, stride, dilation, groups, padding):

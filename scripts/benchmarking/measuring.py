@@ -29,7 +29,7 @@ def seconds_of_step(program: Program) -> float:
 
 
 def interleave(programs: dict[str, Program], rounds: int) -> dict:
-    """Runs the programs in turns, each first equally often.
+    """Runs the programs in turns, each first in its turn.
 
     A turn is one step that does not count, as it may have to get back memory that the system took
     during the other's turn (2 GB cost seconds in some virtual machines), and as many steps, without
@@ -78,21 +78,32 @@ def _measure(program: Program, steps: int) -> dict[str, float]:
     program.wait()
     wall = time.perf_counter() - begin
     cpu = time.process_time() - cpu
-    others = max(0.0, _busy_seconds() - busy - cpu) / (wall * os.cpu_count())
+    others = max(0.0, _busy_seconds() - busy - cpu) / (wall * len(_cores()))
     return {"wall": wall / steps, "cpu": cpu / steps, "host": host, "others": others}
 
 
+def _cores() -> set[int]:
+    """Those that this process may use; where the system does not tell, all."""
+    if not hasattr(os, "sched_getaffinity"):
+        return set(range(os.cpu_count()))
+    return os.sched_getaffinity(0)
+
+
 def _busy_seconds() -> float:
-    """How long all cores have worked, for others outside a virtual machine, too.
+    """How long our cores have worked, for others outside a virtual machine, too.
 
     Where the system does not tell (only Linux does), the process's own time: nobody disturbs it.
     """
     statistics_of_kernel = Path("/proc/stat")
     if not statistics_of_kernel.exists():
         return time.process_time()
-    cores = statistics_of_kernel.read_text().split("\n", 1)[0].split()[1:9]
-    user, nice, system, _idle, _waiting, irq, softirq, stolen = map(int, cores)
-    return (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK")
+    ours, ticks = {f"cpu{core}" for core in _cores()}, 0
+    for line in statistics_of_kernel.read_text().splitlines():
+        name, *times = line.split()
+        if name in ours:
+            user, nice, system, _idle, _waiting, irq, softirq, stolen = map(int, times[:8])
+            ticks += user + nice + system + irq + softirq + stolen
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def spread(values: list[float]) -> dict[str, float]:
