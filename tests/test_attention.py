@@ -1,5 +1,9 @@
 """The attention of each method against its definition."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -146,6 +150,28 @@ def test_groups_a_few_at_a_time_are_all_groups(few, monkeypatch):
     for ours, reference in zip(value_and_gradients(), whole, strict=True):
         close(ours, reference)
     assert "scan" in str(jax.make_jaxpr(blocks.attend_in_groups)(*inputs))
+
+
+SHARED = """
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from openseg_jax.models import blocks
+
+blocks.MANY_SCORES, blocks.FEW_SCORES = 1, 50
+mesh = jax.make_mesh((4,), ("batch",))
+inputs = jax.device_put(jnp.ones((4, 7, 5, 6)), NamedSharding(mesh, PartitionSpec("batch")))
+gradient = jax.jit(jax.grad(lambda x: blocks.attend_in_groups(x, x, x).sum()))
+program = gradient.lower(inputs).compile().as_text()
+assert "while" in program and "num_partitions=4" in program
+print("all-gather" in program)
+"""
+
+
+def test_groups_of_images_on_several_devices_stay_where_they_are():
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = [sys.executable, "-c", SHARED]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert finished.stdout.strip() == "False", finished.stderr
 
 
 def test_padding_of_interlaced_attention_attends():
