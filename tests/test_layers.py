@@ -184,6 +184,22 @@ def test_batch_norm_of_a_first_step_and_with_a_constant(monkeypatch, few_samples
     close(norm(jnp.asarray(x), constant), expected)
 
 
+@pytest.mark.parametrize("name", ["relu", "relu6", "leaky_relu"])
+def test_an_activation_keeps_its_output_alone_for_the_gradient(name):
+    """The convolution after it keeps that anyway; inputs too would be twice the memory."""
+    x = random(2, 3, 4, 5) * 4
+    y, backward = jax.vjp(getattr(layers, name), jnp.asarray(x))
+    (kept,) = jax.tree.leaves(backward)
+    np.testing.assert_array_equal(kept, y)
+    expected = {
+        "relu": x > 0,
+        "relu6": (x > 0) & (x < 6),
+        "leaky_relu": np.where(x >= 0, 1, np.float32(0.01)),
+    }[name]
+    (gradient,) = backward(jnp.ones_like(y))
+    np.testing.assert_array_equal(gradient, expected.astype(np.float32))
+
+
 def test_batch_norm_of_one_value_is_refused():
     with pytest.raises(UserError, match="1 value"):
         BatchNorm(2)(jnp.ones((1, 1, 1, 2)))

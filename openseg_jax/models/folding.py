@@ -50,8 +50,8 @@ class Identity(nnx.Module):
 
     use_running_average = True
 
-    def __call__(self, x: jax.Array, constant: jax.Array | float = 0.0) -> jax.Array:
-        return x + constant  # XLA drops a 0
+    def __call__(self, x: jax.Array, constant: jax.Array | None = None) -> jax.Array:
+        return x if constant is None else x + constant
 
 
 def _fold(convolution, norm) -> bool:
