@@ -141,4 +141,12 @@ def make_statistics_step(config, graph: nnx.GraphDef, mesh: Mesh, specs: dict) -
 
 
 def _norm(tree) -> jax.Array:
-    return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
+    """The length of all leaves as one vector.
+
+    Scales and biases, two thirds of the leaves, are put together: a sum less each to compile.
+    """
+    leaves = jax.tree.leaves(tree)
+    vectors = [leaf for leaf in leaves if leaf.ndim == 1]
+    others = [leaf for leaf in leaves if leaf.ndim != 1]
+    together = [jnp.concatenate(vectors)] if vectors else []
+    return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in together + others))
