@@ -2,9 +2,8 @@
 
 Most convolutions take another way on CPU than on a GPU or TPU, equal but for rounding; those
 choices live here (for attention in `blocks.py`, for resizing in `resize.py`), the longer ways in
-`shifted.py` and `winograd.py`. Which one may depend
-on the size of the batch. Gradients are written out where that is faster, so there is no
-forward-mode differentiation. Arrays are `(n, h, w, c)`.
+`shifted.py` and `winograd.py`. Which one may depend on the size of the batch. Gradients are written
+out where that is faster, so there is no forward-mode differentiation. Arrays are `(n, h, w, c)`.
 """
 
 from __future__ import annotations

@@ -138,7 +138,8 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x: jax.Array, constant: jax.Array | None = None) -> jax.Array:
         """Normalises `x + constant`, a value a channel that `x` is better calculated without."""
-        centre = x.size // x.shape[-1] < FEW_SAMPLES or constant is not None
+        count = x.size // x.shape[-1]
+        centre = count < FEW_SAMPLES or constant is not None
         constant = 0.0 if constant is None else constant
         scale = self.scale[...]
         if self.absolute_scale:
@@ -148,7 +149,7 @@ class BatchNorm(nnx.Module):
             wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
             centred = wide - (self.mean[...] - constant)
             return (centred * scale + self.bias[...]).astype(x.dtype)
-        count, offset, shift = x.size // x.shape[-1], 0.0, self.mean[...] - constant
+        offset, shift = 0.0, self.mean[...] - constant
         if count < 2:
             raise UserError(
                 f"Batch norm has {count} value a channel to take a variance of (maps {x.shape}). "
