@@ -64,7 +64,8 @@ ATTENTION = (
     "PyTorch ms",
     "time, JAX / PyTorch",
     "least / JAX",
-    "load",
+    "rounds x steps, load",
+    "others",
 )
 PASSES = {"eval": "forward", "train": "forward, backward"}
 
@@ -101,7 +102,8 @@ def attention_row(case: dict, machine: dict) -> list[str]:
         f"{1e3 * seconds['torch']:,.0f}",
         _spread(ratio(case, "torch", "wall")),
         f"{least / seconds['jax']:.0%}",
-        f"{case['load'][0]:.1f} to {case['load'][1]:.1f}",
+        _rounds(case),
+        _others(case),
     ]
 
 
@@ -196,7 +198,6 @@ def speed_row(case: dict, peak: float) -> list[str]:
     seconds = {side: spread([each["wall"] for each in rounds[side]])["median"] for side in rounds}
     batch, flops = case["case"]["batch"], flops_of_step(case)
     compiled = ratio(case, "torch.compile", "wall") if "torch.compile" in rounds else None
-    before, after = case["load"]
     return [
         _name(case),
         _input(case),
@@ -208,16 +209,20 @@ def speed_row(case: dict, peak: float) -> list[str]:
         f"{flops / 1e9:,.0f}",
         f"{flops / seconds['jax'] / peak:.0%}",
         f"{flops / seconds['torch'] / peak:.0%}",
-        f"{len(rounds['jax'])} x {case['steps']}, {before:.1f} to {after:.1f}",
+        _rounds(case),
         _others(case),
     ]
+
+
+def _rounds(case: dict) -> str:
+    """How often was measured, and how many processes wanted to run before and after."""
+    before, after = case["load"]
+    return f"{len(case['rounds']['jax'])} x {case['steps']}, {before:.1f} to {after:.1f}"
 
 
 def _others(case: dict) -> str:
     """What other processes took of the cores, and the rounds that were run again for that."""
     turns = [turn for side in case["rounds"].values() for turn in side]
-    if any("others" not in turn for turn in turns):
-        return ""
     again = case["tries"] - len(case["rounds"]["jax"])
     most = f"{max(turn['others'] for turn in turns):.0%}"
     return f"{most}, {again} again" if again else most

@@ -11,7 +11,7 @@ import pytest
 from modules import call, evaluate, random
 
 from openseg_jax.data.dataset import IGNORE
-from openseg_jax.models import blocks
+from openseg_jax.models import attention as attention_code
 from openseg_jax.models.ideal_ocr import (
     LabelledAttention,
     gather_labelled_objects,
@@ -63,6 +63,46 @@ def test_chunks_do_not_change_the_gradients(chunk):
 
     for ours, whole in zip(gradients(chunk), gradients(1000), strict=True):
         close(ours, whole)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("tile", [(4, 3), (16, 3), (5, 16), (16, 16), (11, 9)])
+def test_tiles_of_queries_and_keys_change_nothing(tile, images, monkeypatch):
+    """What a CPU does with many scores: with padding in the last chunks and without."""
+    inputs = random(images, 11, 6), random(images, 9, 6), random(images, 9, 5)
+    weights = random(images, 11, 5)
+
+    def context_and_gradients():
+        def loss(inputs):
+            context = self_attention(*inputs)
+            return (context * weights).sum(), context
+
+        (_, context), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(inputs)
+        return context, *gradients
+
+    whole = context_and_gradients()
+    monkeypatch.setattr(attention_code, "MANY_SCORES", 1)
+    monkeypatch.setattr(attention_code, "TILE", tile)
+    for lanes in (1, 4):
+        monkeypatch.setattr(attention_code, "LANES", lanes)
+        for ours, reference in zip(context_and_gradients(), whole, strict=True):
+            close(ours, reference)
+    program = str(jax.make_jaxpr(lambda *inputs: self_attention(*inputs))(*inputs))
+    assert "scan" in program
+
+
+def test_tiles_stay_precise_for_large_scores_and_for_bfloat16():
+    """The largest score comes in the first tile of one query and in the last of another."""
+    tokens = 2 * attention_code.TILE[0]
+    query, key, value = 30 * random(1, tokens, 8), random(1, tokens, 8), random(1, tokens, 4)
+    key[0, :, 0] = np.linspace(-9, 9, tokens)
+    exact = attention(query, key, value)
+    close(jax.jit(self_attention)(query, key, value), exact, 1e-4)
+    rounded = [jnp.asarray(x, jnp.bfloat16) for x in (query, key, value)]
+    exact = attention(*(np.asarray(x, np.float32) for x in rounded))
+    context = jax.jit(self_attention)(*rounded)
+    assert context.dtype == jnp.bfloat16
+    close(context.astype(jnp.float32), exact, 0.03)
 
 
 def sizes(jaxpr):
@@ -138,30 +178,30 @@ def test_groups_a_few_at_a_time_are_all_groups(few, monkeypatch):
 
     def value_and_gradients():
         def loss(inputs):
-            context = blocks.attend_in_groups(*inputs)
+            context = attention_code.attend_in_groups(*inputs)
             return (context.reshape(70, 3) * weights).sum(), context
 
         (_, context), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(inputs)
         return context, *gradients
 
     whole = value_and_gradients()
-    monkeypatch.setattr(blocks, "MANY_SCORES", 1)
-    monkeypatch.setattr(blocks, "FEW_SCORES", few)
+    monkeypatch.setattr(attention_code, "MANY_SCORES", 1)
+    monkeypatch.setattr(attention_code, "FEW_SCORES", few)
     for ours, reference in zip(value_and_gradients(), whole, strict=True):
         close(ours, reference)
-    program = str(jax.make_jaxpr(lambda *inputs: blocks.attend_in_groups(*inputs))(*inputs))
+    program = str(jax.make_jaxpr(lambda *inputs: attention_code.attend_in_groups(*inputs))(*inputs))
     assert ("scan" in program) == (few < 10**9)
 
 
 SHARED = """
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from openseg_jax.models import blocks
+from openseg_jax.models import attention as attention_code
 
-blocks.MANY_SCORES, blocks.FEW_SCORES = 1, 50
+attention_code.MANY_SCORES, attention_code.FEW_SCORES = 1, 50
 mesh = jax.make_mesh((4,), ("batch",))
 inputs = jax.device_put(jnp.ones((4, 7, 5, 6)), NamedSharding(mesh, PartitionSpec("batch")))
-gradient = jax.jit(jax.grad(lambda x: blocks.attend_in_groups(x, x, x).sum()))
+gradient = jax.jit(jax.grad(lambda x: attention_code.attend_in_groups(x, x, x).sum()))
 program = gradient.lower(inputs).compile().as_text()
 assert "while" in program and "num_partitions=4" in program
 print("all-gather" in program)

@@ -355,9 +355,12 @@ def test_a_size_that_is_none_says_how_to_write_one(text):
 
 
 def test_added_cases_must_be_of_the_same_machine(tmp_path):
-    out, machine = tmp_path / "cases.json", {"device": "one", "cores": 2}
+    out, machine = tmp_path / "cases.json", {"device": "one", "cores": 2, "peak_flops": 200e9}
     assert command_line.kept_cases(out, machine) == []
     out.write_text(json.dumps({"machine": machine, "cases": [1]}))
     assert command_line.kept_cases(out, machine) == [1]
     with pytest.raises(UserError, match="measured with cores 2, this is 4"):
         command_line.kept_cases(out, machine | {"cores": 4})
+    assert command_line.kept_cases(out, machine | {"peak_flops": 210e9}) == [1]
+    with pytest.raises(UserError, match="ran at 200 GFLOP/s; here it is 400"):
+        command_line.kept_cases(out, machine | {"peak_flops": 400e9})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from openseg_jax.models.layers import ConvNormAct, Rng, Sequential, dropout2d
@@ -13,56 +12,6 @@ def pointwise(*widths: int, bias: bool = True, norm: str, rng: Rng) -> Sequentia
     """1x1 convolutions, each with norm and activation: widths[0] -> widths[1] -> ..."""
     pairs = zip(widths, widths[1:], strict=False)
     return Sequential([ConvNormAct(a, b, bias=bias, norm=norm, rng=rng) for a, b in pairs])
-
-
-def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
-    """The dtype in which a softmax over values of `dtype` is taken."""
-    return jnp.promote_types(dtype, jnp.float32)
-
-
-def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """softmax(Q K^T / sqrt(d)) V.
-
-    Args:
-        query: (…, p, d).
-        key: (…, m, d).
-        value: (…, m, v).
-
-    Returns:
-        (…, p, v). The softmax, over the m keys, is in at least float32.
-    """
-    wide = at_least_float32(query.dtype)
-    scores = jnp.einsum("...pd,...md->...pm", query, key, preferred_element_type=wide)
-    weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1)
-    return jnp.einsum("...pm,...mv->...pv", weights.astype(value.dtype), value)
-
-
-# More scores than the first are computed by the second at a time, on CPU.
-MANY_SCORES, FEW_SCORES = 2**21, 2**19
-
-
-def attend_in_groups(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """`attend` among the pixels of each group: `(n, g, p, d)`, `(n, g, p, v)` -> `(n, g, p, v)`.
-
-    On CPU a few groups at a time where they have many scores, which then stay in its caches and
-    are computed again for the gradients: 64 groups of 512 pixels 248 -> 84 ms forward, 288 -> 215
-    ms with the gradients.
-    """
-    n, groups, pixels, _ = query.shape
-
-    def group(arrays):
-        if n > 1:
-            return attend(*arrays)
-        return attend(*(array[0] for array in arrays))[None]  # XLA minds an axis of one
-
-    def a_few_at_a_time(*arrays):
-        arrays = tuple(array.swapaxes(0, 1) for array in arrays)  # devices may share the images
-        at_once = max(1, FEW_SCORES // (n * pixels**2))
-        group_again = jax.checkpoint(group, prevent_cse=False)
-        return jax.lax.map(group_again, arrays, batch_size=at_once).swapaxes(0, 1)
-
-    on_cpu = a_few_at_a_time if n * groups * pixels**2 > MANY_SCORES else attend
-    return jax.lax.platform_dependent(query, key, value, cpu=on_cpu, default=attend)
 
 
 class AtrousPyramid(nnx.Module):

@@ -1,7 +1,7 @@
 """Convolutions as functions, with the formulations that XLA:CPU needs.
 
 Most convolutions take another way on CPU than on a GPU or TPU, equal but for rounding; those
-choices live here (for attention in `blocks.py`, for resizing in `resize.py`), the longer ways in
+choices live here (for attention in `attention.py`, for resizing in `resize.py`), the longer ways in
 `shifted.py` and `winograd.py`. Which one may depend on the size of the batch. Gradients are written
 out where that is faster, so there is no forward-mode differentiation. Arrays are `(n, h, w, c)`.
 """
@@ -66,7 +66,7 @@ def convolve_average(
     """`x: (n, h, w, in)` through 1x1 convolutions, averaged before the last of them.
 
     On CPU averaged after all of them, whose kernels are multiplied, where there are many averages.
-    It saves the last: forward, OCR on 128x128 pixels 92 -> 80 ms, ISA on 128x256 0.73 -> 0.61 s.
+    It saves the last: forward, OCR on 128x128 pixels 92 -> 79 ms, ISA on 128x256 0.73 -> 0.61 s.
 
     Args:
         average: linear in pixels and the same for each channel.
@@ -124,7 +124,7 @@ _convolve_by_platform.defvjp(_by_platform_forward, _by_platform_backward)
 
 
 LEAST_CHANNELS = 256  # below, HRNet would take a quarter longer to compile for 3 % of its step
-FEW_CHANNELS = 3, 32  # in and out, as MobileNetV2's first convolution has
+FEW = 3, 3, 32  # kernel columns, channels in and out, as in MobileNetV2's first convolution
 FEW_GROUPS = 4
 
 
@@ -139,11 +139,11 @@ def _ways(x, kernel, stride, dilation, groups, padding):
         return dict(cpu=dense, default=dense if groups <= FEW_GROUPS else plain)
     if winograd.is_faster(x, kernel, **geometry):
         return dict(cpu=lambda x, kernel: winograd.convolve(x, kernel, dilation), default=plain)
-    taps = (stride, dilation, padding)
+    arguments = (stride, dilation, padding)
     if x.shape[-1] >= LEAST_CHANNELS:
-        return dict(cpu=lambda x, kernel: _convolve_dense(x, kernel, *taps), default=plain)
-    if kernel.shape[2] <= FEW_CHANNELS[0] and kernel.shape[3] <= FEW_CHANNELS[1]:
-        return dict(cpu=lambda x, kernel: _convolve_narrow(x, kernel, *taps), default=plain)
+        return dict(cpu=lambda x, kernel: _convolve_dense(x, kernel, *arguments), default=plain)
+    if all(size <= few for size, few in zip(kernel.shape[1:], FEW, strict=True)):
+        return dict(cpu=lambda x, kernel: _convolve_narrow(x, kernel, *arguments), default=plain)
     return dict(default=plain)
 
 
@@ -288,8 +288,8 @@ def _pointwise_backward(saved, gradient):
 def _product_of_pixels(x, gradient):
     """`(n, h, w, in)`, `(n, h, w, out)` -> `(in, out)`, summed over the pixels.
 
-    XLA:CPU transposes the first factor within the product, which is cheaper for the narrower one;
-    over more than one axis it would write it out: a step of MobileNetV2 takes 4 % longer.
+    XLA:CPU transposes the first factor within the product, so that is the narrower one. Over more
+    than one axis it would write out a transposed copy: a step of MobileNetV2 takes 4 % longer.
     """
     x, gradient = (array.reshape(-1, array.shape[-1]) for array in (x, gradient))
     if x.shape[1] <= gradient.shape[1]:

@@ -113,8 +113,9 @@ class BatchNorm(nnx.Module):
     The biased variance normalises, the unbiased one enters the running average, momentum is
     0.1 (PyTorch's sense), eps 1e-5. Statistics are at least float32 whatever the compute
     dtype. Under `jit` with a sharded batch they are those of the global batch, one all-reduce.
-    They are taken in one pass, about the running mean: until that has come near (30 steps from
-    zero), channels whose mean is above 30 standard deviations are less precise than PyTorch's.
+    Of `FEW_SAMPLES` and more they are taken in one pass, about the running mean: until that has
+    come near (30 steps from zero), channels whose mean is above 30 standard deviations are less
+    precise than PyTorch's.
 
     `norm="inplace_abn"` scales by |weight| + eps, as the activated batch norm behind the
     published checkpoints does. `nnx.view(model, use_running_average=True)` is evaluation.
@@ -149,7 +150,7 @@ class BatchNorm(nnx.Module):
             wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
             centred = wide - (self.mean[...] - constant)
             return (centred * scale + self.bias[...]).astype(x.dtype)
-        offset, shift = 0.0, self.mean[...] - constant
+        offset, shift = 0.0, self.mean[...]
         if count < 2:
             raise UserError(
                 f"Batch norm has {count} value a channel to take a variance of (maps {x.shape}). "
@@ -161,7 +162,7 @@ class BatchNorm(nnx.Module):
         y, mean, var = _normalize_once(x - offset, scale, self.bias[...], shift, self.eps)
         mean, y = mean + offset + constant, y.astype(x.dtype)
         self._update(self.mean, mean)
-        self._update(self.var, var * (count / max(count - 1, 1)))
+        self._update(self.var, var * (count / (count - 1)))
         return y
 
     def _update(self, running: nnx.BatchStat, new: jax.Array) -> None:
@@ -204,9 +205,9 @@ def _normalize_forward(x, scale, bias, shift, eps):
 
 
 def _normalize_backward(eps, saved, gradients):
-    """Only the first sum centres `x`: XLA:CPU would keep what both passes, or forward, share."""
+    """`x - mean` appears in the sum for the scale alone: twice, and XLA:CPU would store it."""
     x, mean, inverse, scale = saved
-    gradient = materialize(gradients[0])  # those of the statistics are zero: they only go on
+    gradient = materialize(gradients[0])  # those of mean and var are zero: they only run on
     count = x.size // x.shape[-1]
     wide_x, wide = x.astype(mean.dtype), gradient.astype(mean.dtype)
     bias_gradient = wide.sum((0, 1, 2))

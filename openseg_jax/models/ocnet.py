@@ -7,48 +7,14 @@ convolutions. Original modules: `base_oc_block.py`, `asp_oc_block.py`, `nets/ocn
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from openseg_jax.models.blocks import AtrousPyramid, attend, pointwise
+from openseg_jax.models.attention import self_attention
+from openseg_jax.models.blocks import AtrousPyramid, pointwise
 from openseg_jax.models.fcn import ConvClassifier
 from openseg_jax.models.layers import Conv, ConvNormAct, NormAct, Rng, dropout2d, zeros
 from openseg_jax.models.pool import max_pool
 from openseg_jax.models.resize import resize_bilinear
-
-SCORE_BYTES = 64 * 2**20  # scores that exist at once, where no chunk is asked for
-
-
-def self_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, *, chunk: int | None = None
-) -> jax.Array:
-    """softmax(Q K^T / sqrt(d)) V, exactly, for a chunk of queries at a time.
-
-    Full Cityscapes images have 33153 tokens; all their scores would fill 4.4 GB an image. Here
-    only those of one chunk exist, in the backward pass too, which computes them again.
-
-    Args:
-        query: (n, p, d).
-        key: (n, m, d).
-        value: (n, m, v).
-        chunk: queries at once; None or 0: as many as keep the scores below 64 MiB.
-
-    Returns:
-        (n, p, v). The softmax, over the m keys, is in at least float32.
-    """
-    n, tokens, depth = query.shape
-    rows = chunk or max(1, SCORE_BYTES // (4 * n * key.shape[1]))
-    if rows >= tokens:
-        return attend(query, key, value)
-    chunks = -(-tokens // rows)
-    rows = -(-tokens // chunks)
-    query = jnp.pad(query, ((0, 0), (0, rows * chunks - tokens), (0, 0)))
-    # Chunk i holds the tokens i, i + chunks, ...: all of the image, so that devices which
-    # share an image by its height each do a part of every chunk.
-    pieces = query.reshape(n, rows, chunks, depth).transpose(2, 0, 1, 3)
-    attend_piece = jax.checkpoint(lambda piece: attend(piece, key, value), prevent_cse=False)
-    context = jax.lax.map(attend_piece, pieces).transpose(1, 2, 0, 3)
-    return context.reshape(n, rows * chunks, -1)[:, :tokens]
 
 
 class SelfAttention(nnx.Module):

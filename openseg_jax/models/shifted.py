@@ -39,7 +39,7 @@ def _wide(x: jax.Array) -> jax.Array:
 
 
 def _row_groups(rows: int) -> tuple[int, int]:
-    """How many groups of how many rows make up `rows` and as few more as possible."""
+    """How many groups of 4 to 8 rows make up `rows` and as few more as possible: (groups, size)."""
     size = min(range(8, 3, -1), key=lambda size: -(-rows // size) * size)
     return -(-rows // size), size
 
@@ -47,8 +47,10 @@ def _row_groups(rows: int) -> tuple[int, int]:
 def _shifted_views(x, size, stride, dilation, padding, whole_groups=False) -> list[jax.Array]:
     """The shifted, strided views of the padded input, one for each kernel position.
 
+    Padded to whole `_row_groups` either way, so that forward and backward share the array.
+
     Args:
-        whole_groups: whether the views end with the result, or with the last of its `_row_groups`.
+        whole_groups: whether the views end with the last of these groups, or with the result.
     """
     reach = dilation * (size - 1)
     out_h, out_w = ((s + 2 * padding - reach - 1) // stride + 1 for s in x.shape[1:3])
@@ -88,17 +90,17 @@ def _backward(stride, dilation, padding, saved, gradient):
     return x_gradient, kernel_gradient.reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _kernel_gradient(taps, gradient, groups) -> jax.Array:
-    """The sum of each tap times the gradient `(n, h, w, c)`: `(taps, c)`.
+def _kernel_gradient(views, gradient, groups) -> jax.Array:
+    """The sum of each view times the gradient, all `(n, h, w, c)`: `(views, c)`.
 
-    All taps in one pass, a few rows at a time: XLA:CPU unrolls such a sum and works on many
+    All views in one pass, a few rows at a time: XLA:CPU unrolls such a sum and works on many
     channels at once. For 960 channels on 32x64 pixels 22 -> 3 ms of CPU time.
     """
     n, _, columns, channels = gradient.shape
-    products = [(tap * gradient).reshape(n, *groups, columns, channels) for tap in taps]
+    products = [(view * gradient).reshape(n, *groups, columns, channels) for view in views]
     sums = jax.lax.reduce(
         products,
-        [jnp.zeros((), gradient.dtype)] * len(taps),
+        [jnp.zeros((), gradient.dtype)] * len(views),
         lambda a, b: [p + q for p, q in zip(a, b, strict=True)],
         (2,),
     )
@@ -128,7 +130,7 @@ def _matches(shape, gradient_shape, size, stride, dilation, padding):
 
 
 def _input_gradient(padded, before, matches, shape, kernel):
-    """Each phase of the input is a sum of shifted gradients."""
+    """Each phase of the input is a sum of shifted gradients: `(n, h, w, c)`, the given shape."""
     stride = len(matches)
     rows, columns = (-(-size // stride) for size in shape[1:3])
 

@@ -141,7 +141,7 @@ def make_statistics_step(config, graph: nnx.GraphDef, mesh: Mesh, specs: dict) -
 
 
 def _norm(tree) -> jax.Array:
-    """The length of all leaves as one vector.
+    """The global L2 norm.
 
     Scales and biases, two thirds of the leaves, are put together: a sum less each to compile.
     """
