@@ -25,6 +25,7 @@ from pathlib import Path
 from benchmarking import parts
 from benchmarking.case import Case
 from benchmarking.command_line import kept_cases, positive, require_torch, size
+from benchmarking.measuring import shares, together
 from performance_page import tables
 
 from openseg_jax import __version__
@@ -40,7 +41,6 @@ NETS = (
     "ocr:wide_resnet38",
 )
 QUICK_NETS = ("ocr:mobilenet_v2", "ocr:resnet101")
-PROCESSES = 3  # that share the rounds: a process may be faster or slower throughout
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
 
@@ -122,6 +122,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> int:
             print(f"{case} …", file=sys.stderr, flush=True)
             result = {"case": dataclasses.asdict(case) | {"size": list(case.size)}}
             result["date"] = datetime.date.today().isoformat()
+            result["peak_flops"] = machine["peak_flops"]  # another day it may be another machine
             try:
                 result |= measure_case(case, arguments, folder / f"{net}-{mode}")
             except subprocess.CalledProcessError as error:
@@ -150,22 +151,8 @@ def measure_case(case: Case, arguments: argparse.Namespace, caches: Path) -> dic
         again = child(settings | {"part": "alone", "side": "jax"}, caches)
         found["alone"] = alone | {"jax, cache filled": again}
     settings |= {"part": "compare", "compiled": arguments.compile}
-    shares = (len(range(number, arguments.rounds, PROCESSES)) for number in range(PROCESSES))
-    return found | together([child(settings | {"rounds": n}, caches) for n in shares if n])
-
-
-def together(found: list[dict]) -> dict:
-    """What `compare` found in several processes, as if it had been one."""
-    rounds = {
-        side: [turn for each in found for turn in each["rounds"][side]]
-        for side in found[0]["rounds"]
-    }
-    return found[0] | {
-        "rounds": rounds,
-        "processes": len(found),
-        "tries": sum(each["tries"] for each in found),
-        "load": [found[0]["load"][0], found[-1]["load"][1]],
-    }
+    compared = [child(settings | {"rounds": n}, caches) for n in shares(arguments.rounds)]
+    return found | together(compared)
 
 
 def child(settings: dict, caches: Path) -> dict:

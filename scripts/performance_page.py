@@ -45,7 +45,7 @@ def tables(measured: dict) -> str:
     ]
     timed = [case for case in cases if "rounds" in case]
     alone = [case for case in cases if "alone" in case]
-    lines += _table(SPEED, [speed_row(case, machine["peak_flops"]) for case in timed])
+    lines += _table(SPEED, [speed_row(case) for case in timed])
     lines += _table(START, [start_row(case) for case in alone])
     lines += _table(MEMORY, [memory_row(case) for case in alone])
     lines += [f"{_name(case)}: {case['error']}\n" for case in cases if "error" in case]
@@ -64,7 +64,7 @@ ATTENTION = (
     "PyTorch ms",
     "time, JAX / PyTorch",
     "least / JAX",
-    "rounds x steps, load",
+    "rounds x steps in processes, load",
     "others",
 )
 PASSES = {"eval": "forward", "train": "forward, backward"}
@@ -80,12 +80,12 @@ def attention_table(measured: dict) -> str:
         "",
     ]
     cases = sorted(measured["cases"], key=lambda case: (case["method"], case["size"], case["mode"]))
-    return "\n".join(lines + _table(ATTENTION, [attention_row(case, machine) for case in cases]))
+    return "\n".join(lines + _table(ATTENTION, [attention_row(case) for case in cases]))
 
 
-def attention_row(case: dict, machine: dict) -> list[str]:
+def attention_row(case: dict) -> list[str]:
     """One line: what must be done, how fast that could be, and how fast it is."""
-    least = max(case["flop"] / machine["peak_flops"], case["bytes"] / machine["bandwidth"])
+    least = max(case["flop"] / case["peak_flops"], case["bytes"] / case["bandwidth"])
     seconds = {
         side: spread([each["wall"] for each in rounds])["median"]
         for side, rounds in case["rounds"].items()
@@ -175,7 +175,7 @@ SPEED = (
     "GFLOP a step",
     "share of peak, JAX",
     "PyTorch",
-    "rounds x steps, load",
+    "rounds x steps in processes, load",
     "others",
 )
 START = (
@@ -192,9 +192,9 @@ START = (
 MEMORY = ("network", "memory of", "JAX MiB", "PyTorch MiB", "torch.compile MiB")
 
 
-def speed_row(case: dict, peak: float) -> list[str]:
+def speed_row(case: dict) -> list[str]:
     """One line of the table of speeds."""
-    rounds = case["rounds"]
+    rounds, peak = case["rounds"], case["peak_flops"]
     seconds = {side: spread([each["wall"] for each in rounds[side]])["median"] for side in rounds}
     batch, flops = case["case"]["batch"], flops_of_step(case)
     compiled = ratio(case, "torch.compile", "wall") if "torch.compile" in rounds else None
@@ -215,9 +215,10 @@ def speed_row(case: dict, peak: float) -> list[str]:
 
 
 def _rounds(case: dict) -> str:
-    """How often was measured, and how many processes wanted to run before and after."""
+    """How often was measured, and how many processes wanted to run before and after it."""
     before, after = case["load"]
-    return f"{len(case['rounds']['jax'])} x {case['steps']}, {before:.1f} to {after:.1f}"
+    apart = f" in {case['processes']}" if "processes" in case else ""
+    return f"{len(case['rounds']['jax'])} x {case['steps']}{apart}, {before:.1f} to {after:.1f}"
 
 
 def _others(case: dict) -> str:

@@ -12,6 +12,7 @@ from modules import call, evaluate, random
 
 from openseg_jax.data.dataset import IGNORE
 from openseg_jax.models import attention as attention_code
+from openseg_jax.models.attention import self_attention
 from openseg_jax.models.ideal_ocr import (
     LabelledAttention,
     gather_labelled_objects,
@@ -22,7 +23,7 @@ from openseg_jax.models.isa import (
     long_range_attention,
     short_range_attention,
 )
-from openseg_jax.models.ocnet import SelfAttention, self_attention
+from openseg_jax.models.ocnet import SelfAttention
 from openseg_jax.models.ocr import attend_to_objects, gather_objects
 
 
@@ -103,6 +104,25 @@ def test_tiles_stay_precise_for_large_scores_and_for_bfloat16():
     context = jax.jit(self_attention)(*rounded)
     assert context.dtype == jnp.bfloat16
     close(context.astype(jnp.float32), exact, 0.03)
+
+
+def test_gradients_of_bfloat16_tiles_are_near_those_of_float32():
+    """With near-even weights and keys above zero: queries' gradients are small differences."""
+    tokens = 2 * attention_code.TILE[0]
+    arrays = (random(1, tokens, 8), np.abs(random(1, tokens, 8)), random(1, tokens, 4))
+    rounded = [jnp.asarray(x / 4, jnp.bfloat16) for x in arrays]
+    weights = jnp.asarray(random(1, tokens, 4), jnp.bfloat16)
+
+    def gradients(*inputs):
+        def loss(inputs):
+            return (self_attention(*inputs) * weights).astype(jnp.float32).sum()
+
+        return jax.jit(jax.grad(loss))(inputs)
+
+    exact = gradients(*(x.astype(jnp.float32) for x in rounded))
+    for ours, reference in zip(gradients(*rounded), exact, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        close(ours.astype(jnp.float32) / reference.std(), reference / reference.std(), 0.05)
 
 
 def sizes(jaxpr):
@@ -213,6 +233,35 @@ def test_groups_of_images_on_several_devices_stay_where_they_are():
     command = [sys.executable, "-c", SHARED]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert finished.stdout.strip() == "False", finished.stderr
+
+
+SHARED_HEIGHT = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from openseg_jax.models import attention
+
+attention.MANY_SCORES = 1
+mesh = jax.make_mesh((2, 2), ("data", "height"), (jax.sharding.AxisType.Auto,) * 2)
+rng = np.random.default_rng(0)
+alone = tuple(jnp.asarray(rng.standard_normal((2, 24, 5)), jnp.float32) for _ in range(3))
+shared = jax.device_put(alone, NamedSharding(mesh, PartitionSpec("data", "height")))
+for chunk in (None, 6):
+    def loss(inputs):
+        context = attention.self_attention(*inputs, chunk=chunk)
+        return (context**2).sum(), context
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    assert "num_partitions=4" in step.lower(shared).compile().as_text()
+    for ours, reference in zip(*map(jax.tree.leaves, (step(shared), step(alone))), strict=True):
+        np.testing.assert_allclose(ours, reference, rtol=1e-5, atol=1e-5)
+print("equal")
+"""
+
+
+def test_tiles_of_images_that_devices_share_by_their_height():
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = [sys.executable, "-c", SHARED_HEIGHT]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert finished.stdout.strip() == "equal", finished.stderr
 
 
 def test_padding_of_interlaced_attention_attends():

@@ -242,9 +242,10 @@ def measured(ours, theirs):
     case = dict(method="ocr", backbone="resnet18", mode="train", size=[64, 96], batch=4)
     about = dict(device="a chip", cores=2, dtype="float32", version="1", versions={"jax": "0"})
     return {
-        "machine": about | {"peak_flops": 1e9},
+        "machine": about | {"peak_flops": 2e9},  # faster than when the case was measured
         "cases": [
-            dict(case=case, rounds=rounds, steps=1, tries=5, load=[0.5, 1.0], macs=1e8),
+            dict(case=case, rounds=rounds, steps=1, tries=5, load=[0.5, 1.0], macs=1e8)
+            | {"peak_flops": 1e9},
             dict(case=case | {"mode": "eval"}, error="RuntimeError: out of memory"),
         ],
     }
@@ -312,9 +313,10 @@ def test_attention_has_the_arithmetic_of_the_original(method):
 @pytest.mark.parametrize("mode", ("eval", "train"))
 def test_attention_is_measured_beside_pytorch(mode, monkeypatch):
     monkeypatch.setattr(measuring, "SHORTEST", 0.0)
-    machine = {"peak_flops": 1e11, "bandwidth": 1e10, "device": "d", "cores": 2, "dtype": "float32"}
+    limits = {"peak_flops": 1e11, "bandwidth": 1e10}
+    machine = limits | {"device": "d", "cores": 2, "dtype": "float32"}
     cases = [
-        benchmark_attention.measure(method, (16, 24), mode, "float32", rounds=1)
+        benchmark_attention.measure(method, (16, 24), mode, "float32", rounds=1) | limits
         for method in benchmark_attention.METHODS
     ]
     table = performance_page.attention_table({"machine": machine, "cases": cases})
@@ -355,12 +357,9 @@ def test_a_size_that_is_none_says_how_to_write_one(text):
 
 
 def test_added_cases_must_be_of_the_same_machine(tmp_path):
-    out, machine = tmp_path / "cases.json", {"device": "one", "cores": 2, "peak_flops": 200e9}
+    out, machine = tmp_path / "cases.json", {"device": "one", "cores": 2}
     assert command_line.kept_cases(out, machine) == []
     out.write_text(json.dumps({"machine": machine, "cases": [1]}))
     assert command_line.kept_cases(out, machine) == [1]
     with pytest.raises(UserError, match="measured with cores 2, this is 4"):
         command_line.kept_cases(out, machine | {"cores": 4})
-    assert command_line.kept_cases(out, machine | {"peak_flops": 210e9}) == [1]
-    with pytest.raises(UserError, match="ran at 200 GFLOP/s; here it is 400"):
-        command_line.kept_cases(out, machine | {"peak_flops": 400e9})

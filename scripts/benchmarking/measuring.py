@@ -18,6 +18,7 @@ SHORTEST = 0.5  # seconds of a measurement
 MOST_STEPS = 50
 QUIET = 0.05  # of the cores' time is what other processes may take in a turn
 MOST_TRIES = 3  # rounds that are run for each that is asked for
+PROCESSES = 3  # that share the rounds: a process may be faster or slower throughout
 
 
 def seconds_of_step(program: Program) -> float:
@@ -67,6 +68,26 @@ def interleave(programs: dict[str, Program], rounds: int) -> dict:
 def disturbance(times: dict[str, dict]) -> float:
     """The largest share of the cores' time that other processes took in a turn of a round."""
     return max(each["others"] for each in times.values())
+
+
+def shares(rounds: int) -> list[int]:
+    """The rounds of each process."""
+    numbers = (len(range(number, rounds, PROCESSES)) for number in range(PROCESSES))
+    return [number for number in numbers if number]
+
+
+def together(found: list[dict]) -> dict:
+    """What was found in several processes, as if it had been one."""
+    rounds = {
+        side: [turn for each in found for turn in each["rounds"][side]]
+        for side in found[0]["rounds"]
+    }
+    return found[0] | {
+        "rounds": rounds,
+        "processes": len(found),
+        "tries": sum(each["tries"] for each in found),
+        "load": [found[0]["load"][0], found[-1]["load"][1]],
+    }
 
 
 def _measure(program: Program, steps: int) -> dict[str, float]:
