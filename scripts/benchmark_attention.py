@@ -13,7 +13,6 @@ into docs/performance.md. Needs PyTorch.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import math
 import subprocess
@@ -76,7 +75,6 @@ def main() -> None:
                 found |= {limit: machine[limit] for limit in ("peak_flops", "bandwidth")}
                 cases = [each for each in cases if not same(each, found)] + [found]
                 out.write_text(json.dumps({"machine": machine, "cases": cases}, indent=1) + "\n")
-                gc.collect()
     print(f"Saved in {out}.")
 
 
