@@ -51,7 +51,7 @@ def main() -> None:
     )
     parser.add_argument("--sizes", type=size, nargs="+", default=SIZES, metavar="HEIGHTxWIDTH")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--rounds", type=positive, default=6, help="turns of each side")
+    parser.add_argument("--rounds", type=positive, default=9, help="turns of each side")
     parser.add_argument("--add", action="store_true", help="keep what else is in the file")
     parser.add_argument("--part", help=argparse.SUPPRESS)  # what a child of ours measures
     options = parser.parse_args()

@@ -12,7 +12,7 @@ from openseg_jax.errors import UserError
 from openseg_jax.models import convolve as convolve_module
 from openseg_jax.models import layers, resize
 from openseg_jax.models.convolve import convolve
-from openseg_jax.models.layers import BatchNorm, Conv
+from openseg_jax.models.layers import BatchNorm, Conv, ConvNormAct
 from openseg_jax.models.pool import average_pool, max_pool
 from openseg_jax.models.resize import resize_bilinear
 
@@ -182,6 +182,33 @@ def test_batch_norm_of_a_first_step_and_with_a_constant(monkeypatch, few_samples
     norm, constant = BatchNorm(2), np.array([500, -20], np.float32)
     norm.mean.set_value(constant)
     close(norm(jnp.asarray(x), constant), expected)
+    norm.mean.set_value(constant + 40)
+    close(norm(jnp.asarray(x), constant, centred=True), expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("few_samples", [0, layers.FEW_SAMPLES])
+def test_a_norm_that_is_told_the_bias_equals_one_after_it(monkeypatch, few_samples, training):
+    """In training it is only the running mean that a bias changes."""
+    monkeypatch.setattr(layers, "FEW_SAMPLES", few_samples)
+    block = ConvNormAct(4, 3, rng=np.random.default_rng(1))
+    block.conv.bias.set_value(np.array([20, -3, 0.5], np.float32))
+    block.norm_act.bn.mean.set_value(np.array([19, -3, 0], np.float32))
+    block = nnx.view(block, use_running_average=not training)
+    (params, stats), x = split(block), jnp.asarray(random(2, 6, 7, 4))
+
+    def result(way, params):
+        network = nnx.merge(nnx.graphdef(block), params, stats)
+        return way(network), nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
+
+    told, after = lambda block: block(x), lambda block: block.norm_act(block.conv(x))
+    (y, found), backward = jax.vjp(partial(result, told), params)
+    (expected, running), plain_backward = jax.vjp(partial(result, after), params)
+    close(y, expected)
+    upstream = random(*y.shape), jax.tree.map(jnp.zeros_like, running)
+    gradients, plain = backward(upstream)[0], plain_backward(upstream)[0]
+    assert (np.abs(plain["conv"]["bias"]).max() < 1e-4) == training
+    jax.tree.map(partial(close, tolerance=1e-4), (found, gradients), (running, plain))
 
 
 @pytest.mark.parametrize("name", ["relu", "relu6", "leaky_relu"])

@@ -50,8 +50,10 @@ class Identity(nnx.Module):
 
     use_running_average = True
 
-    def __call__(self, x: jax.Array, constant: jax.Array | None = None) -> jax.Array:
-        return x if constant is None else x + constant
+    def __call__(
+        self, x: jax.Array, constant: jax.Array | None = None, *, centred: bool = False
+    ) -> jax.Array:
+        return x if constant is None else (x + constant).astype(x.dtype)
 
 
 def _fold(convolution, norm) -> bool:

@@ -82,7 +82,8 @@ def transform_objects(layers: Sequential, objects: jax.Array) -> jax.Array:
         return layers(objects)
     shared = jax.lax.stop_gradient(objects.mean((0, 1, 2)))
     constant = shared @ first.conv.kernel[...][0, 0].astype(shared.dtype)
-    x = first.norm_act(first.conv(objects - shared), constant)
+    constant += 0 if first.conv.bias is None else first.conv.bias[...]
+    x = first.norm_act(first.conv.without_bias(objects - shared), constant, centred=True)
     for layer in rest:
         x = layer(x)
     return x
