@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from benchmarking.measuring import spread
+from benchmarking.measuring import apart, spread
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 # <!-- benchmark: FILE --> ... <!-- end -->, of a script of that name
@@ -63,6 +63,7 @@ ATTENTION = (
     "JAX ms",
     "PyTorch ms",
     "time, JAX / PyTorch",
+    "CPU time, JAX / PyTorch",
     "least / JAX",
     "rounds x steps in processes, load",
     "others",
@@ -101,6 +102,7 @@ def attention_row(case: dict) -> list[str]:
         f"{1e3 * seconds['jax']:,.0f}",
         f"{1e3 * seconds['torch']:,.0f}",
         _spread(ratio(case, "torch", "wall")),
+        _spread(ratio(case, "torch", "cpu")),
         f"{least / seconds['jax']:.0%}",
         _rounds(case),
         _others(case),
@@ -222,11 +224,12 @@ def _rounds(case: dict) -> str:
 
 
 def _others(case: dict) -> str:
-    """What other processes took of the cores, and the rounds that were run again for that."""
+    """What other processes took of the cores, rounds run again, rounds with the cores apart."""
     turns = [turn for side in case["rounds"].values() for turn in side]
     again = case["tries"] - len(case["rounds"]["jax"])
+    far = sum(apart(dict(enumerate(turns))) for turns in zip(*case["rounds"].values(), strict=True))
     most = f"{max(turn['others'] for turn in turns):.0%}"
-    return f"{most}, {again} again" if again else most
+    return most + f", {again} again" * bool(again) + f", {far} apart" * bool(far)
 
 
 def flops_of_step(case: dict) -> float:

@@ -196,7 +196,7 @@ def test_sides_take_turns_and_each_is_first_equally_often(monkeypatch):
     one, other = ([name, f"{name} done", name, name, f"{name} done"] for name in ("jax", "torch"))
     assert calls[8:] == one + other + other + one  # after two single steps of each
     for turns in found["rounds"].values():
-        assert [set(each) for each in turns] == [{"wall", "cpu", "host", "others"}] * 2
+        assert [set(each) for each in turns] == [{"wall", "cpu", "host", "others", "handover"}] * 2
 
 
 @pytest.mark.parametrize(
@@ -218,6 +218,26 @@ def test_disturbed_rounds_are_run_again(others, tries, kept, monkeypatch):
     assert found["tries"] == tries
     for turns in found["rounds"].values():
         assert [turn["round"] for turn in turns] == kept
+
+
+def test_rounds_with_the_cores_apart_are_run_again_and_counted_where_that_does_not_end(monkeypatch):
+    monkeypatch.setattr(measuring, "PAUSE", 0)
+    programs = {name: fake_program(name, []) for name in ("jax", "torch")}
+    times = {"others": 0.0, "wall": 1.0}
+    monkeypatch.setattr(measuring, "_measure", lambda *_: dict(times))
+    for apart, tries, shown in (
+        ([3, 1, 1, 1, 1, 3, 1, 1], 4, "0%, 2 again"),
+        ([1, 1] + [3] * 10, 6, "0%, 4 again, 1 apart"),
+    ):
+        handovers = iter(apart)
+        monkeypatch.setattr(measuring, "handover", lambda times=handovers: next(times))
+        found = measuring.interleave(programs, rounds=2)
+        assert found["tries"] == tries
+        assert performance_page._others(found) == shown
+
+
+def test_cores_hand_over_to_each_other():
+    assert 0.2 < measuring.handover() < 20
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells")

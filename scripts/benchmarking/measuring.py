@@ -9,7 +9,10 @@ import os
 import statistics
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import numpy as np
 
 from benchmarking.case import Program
 
@@ -17,6 +20,7 @@ PAUSE = 0.1  # seconds between programs, until PyTorch's threads no longer spin
 SHORTEST = 0.5  # seconds of a measurement
 MOST_STEPS = 50
 QUIET = 0.05  # of the cores' time is what other processes may take in a turn
+NEAR = 2.0  # times as long may a core work on what another one wrote
 MOST_TRIES = 3  # rounds that are run for each that is asked for
 PROCESSES = 3  # that share the rounds: a process may be faster or slower throughout
 
@@ -34,14 +38,15 @@ def interleave(programs: dict[str, Program], rounds: int) -> dict:
 
     A turn is one step that does not count, as it may have to get back memory that the system took
     during the other's turn (2 GB cost seconds in some virtual machines), and as many steps, without
-    waiting in between, as take half a second. Rounds that other processes disturbed are run again;
-    where that does not end, the least disturbed are kept.
+    waiting in between, as take half a second. Rounds that other processes disturbed, or in which
+    the cores did not share a cache, are run again; where that does not end, the least disturbed
+    are kept.
 
     Returns:
         "steps" of a measurement, "first": seconds of each program's first step, "tries": rounds
         that were run, and "rounds", those kept: for each program `wall`, `cpu` (all threads of the
-        process) and `host` (until the call returned), in seconds a step, and `others`: the share
-        of the cores' time that other processes took.
+        process) and `host` (until the call returned), in seconds a step, `others`: the share of
+        the cores' time that other processes took, and `handover`.
     """
     first = {name: seconds_of_step(program) for name, program in programs.items()}
     fastest = min(seconds_of_step(program) for program in programs.values())
@@ -53,10 +58,11 @@ def interleave(programs: dict[str, Program], rounds: int) -> dict:
         for name in names[turn:] + names[:turn]:
             time.sleep(PAUSE)
             seconds_of_step(programs[name])
-            times[name] = _measure(programs[name], steps)
+            times[name] = _measure(programs[name], steps) | {"handover": handover()}
         tried.append(times)
-        quiet += disturbance(times) <= QUIET
-    kept = sorted(sorted(range(len(tried)), key=lambda i: disturbance(tried[i]))[:rounds])
+        quiet += not apart(times) and disturbance(times) <= QUIET
+    order = sorted(range(len(tried)), key=lambda i: (apart(tried[i]), disturbance(tried[i])))
+    kept = sorted(order[:rounds])
     return {
         "steps": steps,
         "first": first,
@@ -68,6 +74,40 @@ def interleave(programs: dict[str, Program], rounds: int) -> dict:
 def disturbance(times: dict[str, dict]) -> float:
     """The largest share of the cores' time that other processes took in a turn of a round."""
     return max(each["others"] for each in times.values())
+
+
+def apart(times: dict[str, dict]) -> bool:
+    """Whether in a turn of a round the cores did not share a cache; older results do not tell."""
+    return max(each.get("handover", 1.0) for each in times.values()) > NEAR
+
+
+def handover() -> float:
+    """How many times as long a core works on what another one wrote as on what it wrote itself.
+
+    About 1 where they share a cache. The host of a virtual machine may move its cores apart, for
+    seconds at a time: 3 then. XLA's threads hand maps to each other and slow down with that
+    (OCNet's module on 64x64 pixels 135 -> 175 ms), PyTorch's work on the same rows throughout.
+    With more than two cores 1 too: they have several caches anyway.
+    """
+    if not hasattr(os, "sched_setaffinity") or len(_cores()) != 2:
+        return 1.0
+    block, (core, last) = np.zeros(2**17, np.float32), sorted(_cores())
+
+    def work(core):
+        os.sched_setaffinity(0, {core})  # of this thread alone
+        begin = time.perf_counter()
+        np.add(block, 1, out=block)
+        return time.perf_counter() - begin
+
+    def seconds_after(writer, writing_core):
+        times = []
+        for _ in range(15):
+            writer.submit(work, writing_core).result()
+            times.append(reader.submit(work, core).result())
+        return statistics.median(times)
+
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as other:
+        return seconds_after(other, last) / seconds_after(reader, core)
 
 
 def shares(rounds: int) -> list[int]:
