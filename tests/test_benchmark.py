@@ -222,6 +222,7 @@ def test_disturbed_rounds_are_run_again(others, tries, kept, monkeypatch):
 
 def test_rounds_with_the_cores_apart_are_run_again_and_counted_where_that_does_not_end(monkeypatch):
     monkeypatch.setattr(measuring, "PAUSE", 0)
+    monkeypatch.setattr(measuring, "wait_until_near", lambda: None)
     programs = {name: fake_program(name, []) for name in ("jax", "torch")}
     times = {"others": 0.0, "wall": 1.0}
     monkeypatch.setattr(measuring, "_measure", lambda *_: dict(times))
@@ -234,6 +235,14 @@ def test_rounds_with_the_cores_apart_are_run_again_and_counted_where_that_does_n
         found = measuring.interleave(programs, rounds=2)
         assert found["tries"] == tries
         assert performance_page._others(found) == shown
+
+
+def test_a_round_waits_for_the_cores_to_share_a_cache(monkeypatch):
+    handovers, waited = iter([3, 4, 1]), []
+    monkeypatch.setattr(measuring, "handover", lambda: next(handovers))
+    monkeypatch.setattr(measuring.time, "sleep", waited.append)
+    measuring.wait_until_near()
+    assert len(waited) == 2
 
 
 def test_cores_hand_over_to_each_other():

@@ -21,6 +21,7 @@ SHORTEST = 0.5  # seconds of a measurement
 MOST_STEPS = 50
 QUIET = 0.05  # of the cores' time is what other processes may take in a turn
 NEAR = 2.0  # times as long may a core work on what another one wrote
+PATIENCE = 60  # seconds that a round waits for the cores to share a cache
 MOST_TRIES = 3  # rounds that are run for each that is asked for
 PROCESSES = 3  # that share the rounds: a process may be faster or slower throughout
 
@@ -54,6 +55,7 @@ def interleave(programs: dict[str, Program], rounds: int) -> dict:
     names, tried, quiet = list(programs), [], 0
     gc.collect()
     while quiet < rounds and len(tried) < MOST_TRIES * rounds:
+        wait_until_near()
         turn, times = len(tried) % len(names), {}
         for name in names[turn:] + names[:turn]:
             time.sleep(PAUSE)
@@ -79,6 +81,13 @@ def disturbance(times: dict[str, dict]) -> float:
 def apart(times: dict[str, dict]) -> bool:
     """Whether in a turn of a round the cores did not share a cache; older results do not tell."""
     return max(each.get("handover", 1.0) for each in times.values()) > NEAR
+
+
+def wait_until_near() -> None:
+    """Waits for the cores to share a cache, as long as `PATIENCE` lasts."""
+    last = time.perf_counter() + PATIENCE
+    while handover() > NEAR and time.perf_counter() < last:
+        time.sleep(1)
 
 
 def handover() -> float:
