@@ -171,17 +171,18 @@ def _contexts(tile: Tile, queries, keys, values):
     def of_queries(q):
         def add_keys(state, chunk):
             context, total, largest = state
-            k, v, mask = chunk
-            scores = _product(q, k.T, wide) * scale + mask
+            k, v, real = chunk
+            scores = _product(q, k.T, wide)  # scaled in the exponent, or they are written twice
             new_largest = jnp.maximum(largest, scores.max(-1, keepdims=True))
-            rescale, weights = jnp.exp(largest - new_largest), jnp.exp(scores - new_largest)
+            rescale = jnp.exp((largest - new_largest) * scale)
+            weights = jnp.exp((scores - new_largest) * scale) * real
             context = context * rescale + _product(weights.astype(v.dtype), v, wide)
             return (context, total * rescale + weights.sum(-1, keepdims=True), new_largest), None
 
         column = jnp.zeros((len(q), 1), wide)
         nothing = jnp.zeros((len(q), values.shape[-1]), wide), column, column - jnp.inf
         (context, total, largest), _ = jax.lax.scan(add_keys, nothing, chunks_of_keys)
-        return context / total, (largest + jnp.log(total))[:, 0]
+        return context / total, (largest * scale + jnp.log(total))[:, 0]
 
     found = jax.lax.map(of_queries, _chunks(queries, tile.queries, tile.interleaved))
     return tuple(_joined(chunks, len(queries), tile.interleaved) for chunks in found)
@@ -197,14 +198,13 @@ def _gradients(tile: Tile, queries, keys, values, gradients, log_sums, tilts):
     chunks_of_queries = tuple(_chunks(each, tile.queries, tile.interleaved) for each in arrays)
 
     def of_keys(query_gradients, chunk):
-        k, v, mask = chunk
+        k, v, real = chunk
         transposed = k.T
 
         def add_queries(state, chunk):
             key_gradient, value_gradient = state
             (q, gradient, log_sum, tilt), query_gradient = chunk
-            scores = _product(k, q.T, wide) * scale + mask[:, None]
-            weights = jnp.exp(scores - log_sum)
+            weights = jnp.exp(_product(k, q.T, wide) * scale - log_sum) * real[:, None]
             slopes = weights * (_product(v, gradient.T, wide) - tilt) * scale
             weights, slopes = weights.astype(v.dtype), slopes.astype(q.dtype)
             key_gradient += _product(slopes, q, wide)
@@ -230,17 +230,16 @@ def _product(a: jax.Array, b: jax.Array, wide: jnp.dtype) -> jax.Array:
 
 
 def _chunks_of_keys(tile: Tile, keys, values, wide):
-    """Chunks of keys, of values, and of what is added to scores: -inf to those of padding."""
+    """Chunks of keys, of values, and of 1 for each, 0 for padding: copies of the last key."""
     chunks = partial(_chunks, size=tile.keys, interleaved=tile.interleaved)
-    mask = chunks(jnp.zeros(len(keys), wide), padding=-jnp.inf)
-    return chunks(keys), chunks(values), mask
+    return chunks(keys, padding="edge"), chunks(values), chunks(jnp.ones(len(keys), wide))
 
 
-def _chunks(x: jax.Array, size: int, interleaved: bool, padding: float = 0) -> jax.Array:
-    """`(tokens, …)` -> `(chunks, size, …)`, with padding at the end."""
+def _chunks(x: jax.Array, size: int, interleaved: bool, padding: str = "constant") -> jax.Array:
+    """`(tokens, …)` -> `(chunks, size, …)`, with padding at the end: zeros, or as `jnp.pad`'s."""
     count = -(-len(x) // size)
     widths = [(0, size * count - len(x))] + [(0, 0)] * (x.ndim - 1)
-    x = jnp.pad(x, widths, constant_values=padding)
+    x = jnp.pad(x, widths, mode=padding)
     if interleaved:
         return x.reshape(size, count, *x.shape[1:]).swapaxes(0, 1)
     return x.reshape(count, size, *x.shape[1:])
