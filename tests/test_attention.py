@@ -106,6 +106,20 @@ def test_tiles_stay_precise_for_large_scores_and_for_bfloat16():
     close(context.astype(jnp.float32), exact, 0.03)
 
 
+def test_gradients_stay_bounded_where_rounding_errors_of_scores_are_large():
+    """The backward pass computes the scores by another product than the forward pass."""
+    query, key, value = 1e4 * random(1, 300, 64), 1e4 * random(1, 300, 64), random(1, 300, 4)
+    query, key = query + 1e4, key + 1e4
+    key[:, 1::2] = key[:, ::2] * (1 + 1e-6)  # nearly twins: neither has all of the weight
+
+    def loss(value):
+        return self_attention(query, key, value, chunk=37).sum()
+
+    gradient = jax.jit(jax.grad(loss))(value)
+    assert gradient.min() >= 0
+    assert gradient.sum() <= value.size * (1 + 1e-5)  # weights sum to one
+
+
 def test_gradients_of_bfloat16_tiles_are_near_those_of_float32():
     """With near-even weights and keys above zero: queries' gradients are small differences."""
     tokens = 2 * attention_code.TILE[0]

@@ -231,7 +231,7 @@ def test_disturbed_rounds_are_run_again(others, tries, kept, monkeypatch):
 
 def test_rounds_with_the_cores_apart_are_run_again_and_counted_where_that_does_not_end(monkeypatch):
     monkeypatch.setattr(measuring, "PAUSE", 0)
-    monkeypatch.setattr(measuring, "wait_until_near", lambda: None)  # it asks for the handover, too
+    monkeypatch.setattr(measuring, "wait_until_near", lambda _: 0)  # it asks for the handover, too
     programs = {name: fake_program(name, []) for name in ("jax", "torch")}
     times = {"others": 0.0, "wall": 1.0}
     monkeypatch.setattr(measuring, "_measure", lambda *_: dict(times))
@@ -250,8 +250,25 @@ def test_a_round_waits_for_the_cores_to_share_a_cache(monkeypatch):
     handovers, waited = iter([3, 4, 1]), []
     monkeypatch.setattr(measuring, "handover", lambda: next(handovers))
     monkeypatch.setattr(measuring.time, "sleep", waited.append)
-    measuring.wait_until_near()
+    measuring.wait_until_near(60)
     assert len(waited) == 2
+
+
+def test_rounds_wait_no_longer_than_they_have_patience_for_in_all(monkeypatch):
+    clock, waited = [0.0], []
+
+    def sleep(seconds):
+        clock[0] += seconds
+        waited.append(seconds)
+
+    monkeypatch.setattr(measuring, "PAUSE", 0)
+    monkeypatch.setattr(measuring, "handover", lambda: 3.0)
+    monkeypatch.setattr(measuring.time, "sleep", sleep)
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(measuring, "seconds_of_step", lambda _: 1.0)
+    monkeypatch.setattr(measuring, "_measure", lambda *_: {"others": 0.0})
+    measuring.interleave({"jax": None, "torch": None}, rounds=15)
+    assert sum(waited) == measuring.PATIENCE
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux binds threads")

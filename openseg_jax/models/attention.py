@@ -204,7 +204,8 @@ def _gradients(tile: Tile, queries, keys, values, gradients, log_sums, tilts):
         def add_queries(state, chunk):
             key_gradient, value_gradient = state
             (q, gradient, log_sum, tilt), query_gradient = chunk
-            weights = jnp.exp(_product(k, q.T, wide) * scale - log_sum) * real[:, None]
+            logs = _product(k, q.T, wide) * scale - log_sum  # above 0 by rounding alone
+            weights = jnp.exp(jnp.minimum(logs, 0)) * real[:, None]
             slopes = weights * (_product(v, gradient.T, wide) - tilt) * scale
             weights, slopes = weights.astype(v.dtype), slopes.astype(q.dtype)
             key_gradient += _product(slopes, q, wide)

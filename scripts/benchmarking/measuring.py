@@ -21,7 +21,7 @@ SHORTEST = 0.5  # seconds of a measurement
 MOST_STEPS = 50
 QUIET = 0.05  # of the cores' time is what other processes may take in a turn
 NEAR = 2.0  # times as long may a core work on what another one wrote
-PATIENCE = 60  # seconds that a round waits for the cores to share a cache
+PATIENCE = 120  # seconds that the rounds of a process wait, in all, for cores that share a cache
 MOST_TRIES = 3  # rounds that are run for each that is asked for
 PROCESSES = 3  # that share the rounds: a process may be faster or slower throughout
 
@@ -52,10 +52,10 @@ def interleave(programs: dict[str, Program], rounds: int) -> dict:
     first = {name: seconds_of_step(program) for name, program in programs.items()}
     fastest = min(seconds_of_step(program) for program in programs.values())
     steps = min(max(1, math.ceil(SHORTEST / fastest)), MOST_STEPS)
-    names, tried, quiet = list(programs), [], 0
+    names, tried, quiet, patience = list(programs), [], 0, PATIENCE
     gc.collect()
     while quiet < rounds and len(tried) < MOST_TRIES * rounds:
-        wait_until_near()
+        patience -= wait_until_near(patience)
         turn, times = len(tried) % len(names), {}
         for name in names[turn:] + names[:turn]:
             time.sleep(PAUSE)
@@ -83,11 +83,12 @@ def apart(times: dict[str, dict]) -> bool:
     return max(each.get("handover", 1.0) for each in times.values()) > NEAR
 
 
-def wait_until_near() -> None:
-    """Waits for the cores to share a cache, as long as `PATIENCE` lasts."""
-    last = time.perf_counter() + PATIENCE
-    while handover() > NEAR and time.perf_counter() < last:
+def wait_until_near(patience: float) -> float:
+    """Waits for the cores to share a cache, so many seconds at most; returns how many it were."""
+    begin = time.perf_counter()
+    while time.perf_counter() < begin + patience and handover() > NEAR:
         time.sleep(1)
+    return time.perf_counter() - begin
 
 
 def handover() -> float:
