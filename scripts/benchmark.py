@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarking import parts
-from benchmarking.case import Case
+from benchmarking.case import Case, config_of
 from benchmarking.command_line import kept_cases, positive, require_torch, size
 from benchmarking.measuring import shares, together
 from performance_page import tables
@@ -52,6 +52,7 @@ def main() -> None:
         return
     try:
         require_torch()
+        require_twins(arguments.nets)
         with tempfile.TemporaryDirectory() as folder:
             failed = measure(arguments, Path(folder))
     except UserError as error:
@@ -97,6 +98,22 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         if net.count(":") != 1:
             parser.error(f"--nets {net}: write METHOD:BACKBONE, as in {NETS[0]}")
     return parsed
+
+
+def require_twins(nets: list[str]) -> None:
+    """Refuses networks that have no PyTorch twin, before anything is measured."""
+    import torch
+    import torch_twins
+
+    for net in nets:
+        case = Case(*net.split(":"), mode="eval", size=(1, 1), batch=1, dtype="float32")
+        try:
+            with torch.device("meta"):  # takes neither memory nor random numbers
+                torch_twins.build(config_of(case).model)
+        except ValueError as error:
+            raise UserError(
+                f"--nets {net}: {error}. Those of a full run: {', '.join(NETS)}"
+            ) from None
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> int:

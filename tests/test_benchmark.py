@@ -26,6 +26,7 @@ torch = pytest.importorskip("torch", reason="PyTorch")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import benchmark  # noqa: E402
 import benchmark_attention  # noqa: E402
 import benchmark_convolutions  # noqa: E402
 import performance_page  # noqa: E402
@@ -347,10 +348,13 @@ def test_the_command_measures_and_saves(tmp_path):
     modes = [case["case"]["mode"] for case in json.loads(out.read_text())["cases"]]
     assert modes == ["eval", "train"]
 
-    broken = [*command, "--nets", "fcn:hrnet_w18", "--speed-only"]
-    finished = subprocess.run(broken, env=environment, capture_output=True, text=True)
-    assert finished.returncode != 0
-    assert "ValueError: there is no PyTorch twin of fcn on hrnet_w18" in finished.stdout
+
+@pytest.mark.parametrize("net", ["fcn:hrnet_w18", "ocr:nothing", "foo:resnet18"])
+def test_networks_without_a_twin_are_refused_before_anything_is_measured(net, monkeypatch):
+    monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--nets", "ocr:mobilenet_v2", net])
+    with pytest.raises(SystemExit, match=f"error: --nets {net}: there is no PyTorch twin"):
+        benchmark.main()
 
 
 # GFLOP (two a multiply-accumulate) of what lies between a head's 3x3 convolution and its
