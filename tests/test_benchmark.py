@@ -357,6 +357,22 @@ def test_networks_without_a_twin_are_refused_before_anything_is_measured(net, mo
         benchmark.main()
 
 
+def test_a_measurement_that_fails_stands_in_the_table_and_the_others_go_on(tmp_path, monkeypatch):
+    def child(settings, caches):
+        if settings["part"] == "machine":
+            about = {"device": "d", "cores": 2, "versions": {}, "platform": "cpu"}
+            return about | {"dtype": "float32", "peak_flops": 1e9}
+        trace = "Traceback:\nRuntimeError: out of memory\n"
+        raise benchmark.subprocess.CalledProcessError(1, "child", stderr=trace)
+
+    monkeypatch.setattr(benchmark, "child", child)
+    out = tmp_path / "result.json"
+    arguments = benchmark.parse(["--nets", "ocr:mobilenet_v2", "--out", str(out)])
+    assert benchmark.measure(arguments, tmp_path) == 2
+    cases = json.loads(out.read_text())["cases"]
+    assert [case["error"] for case in cases] == ["RuntimeError: out of memory"] * 2
+
+
 # GFLOP (two a multiply-accumulate) of what lies between a head's 3x3 convolution and its
 # classifier, counted on the original's modules; of OCR without the gathering of objects.
 MODULES = {"ocnet": (112.9, 313.5, 1176.8), "isa": (53.4, 85.4, 183.6), "ocr": (16.2, 28.3, 56.5)}

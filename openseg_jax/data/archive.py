@@ -52,7 +52,7 @@ class File(NamedTuple):
             if not self.inside:
                 return Path(self.path).read_bytes()
             return _opened(File(self.path, self.inside[:-1])).read(self.inside[-1])
-        except (*_DAMAGE, RuntimeError, NotImplementedError) as error:
+        except (*_DAMAGE, RuntimeError) as error:
             raise _unreadable(self, error) from error
 
 
