@@ -30,6 +30,7 @@ from performance_page import tables
 
 from openseg_jax import __version__
 from openseg_jax.errors import UserError
+from openseg_jax.progress import progress
 
 NETS = (
     "ocr:mobilenet_v2",
@@ -123,53 +124,56 @@ def measure(arguments: argparse.Namespace, folder: Path) -> int:
     about = {"version": __version__, **machine}
     cases = kept_cases(out, about) if arguments.add else []
     failed = 0
-    modes = ("train", "eval") if arguments.mode == "both" else (arguments.mode,)
-    for net in arguments.nets:
-        method, backbone = net.split(":")
-        for mode in modes:
-            case = Case(
-                method,
-                backbone,
-                mode,
-                arguments.size,
-                arguments.batch,
-                machine["dtype"],
-                arguments.attention == "fused",
-            )
-            print(f"{case} …", file=sys.stderr, flush=True)
-            result = {"case": dataclasses.asdict(case) | {"size": list(case.size)}}
-            result["date"] = datetime.date.today().isoformat()
-            result["peak_flops"] = machine["peak_flops"]  # another day it may be another machine
-            try:
-                result |= measure_case(case, arguments, folder / f"{net}-{mode}")
-            except subprocess.CalledProcessError as error:
-                failed += 1
-                print(error.stderr, file=sys.stderr)
-                result["error"] = _reason(error.stderr)
-            cases = [each for each in cases if each["case"] != result["case"]] + [result]
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps({"machine": about, "cases": cases}, indent=1) + "\n")
+    todo = cases_of(arguments, machine["dtype"])
+    for number, case in enumerate(todo, start=1):
+        result = {"case": dataclasses.asdict(case) | {"size": list(case.size)}}
+        result["date"] = datetime.date.today().isoformat()
+        result["peak_flops"] = machine["peak_flops"]  # another day it may be another machine
+        try:
+            title = f"{number}/{len(todo)} {case}"
+            result |= measure_case(case, arguments, folder / str(number), title)
+        except subprocess.CalledProcessError as error:
+            failed += 1
+            print(error.stderr, file=sys.stderr)
+            result["error"] = _reason(error.stderr)
+        cases = [each for each in cases if each["case"] != result["case"]] + [result]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps({"machine": about, "cases": cases}, indent=1) + "\n")
     print(tables({"machine": about, "cases": cases}))
     print(f"Saved in {out}.")
     return failed
 
 
-def measure_case(case: Case, arguments: argparse.Namespace, caches: Path) -> dict:
+def cases_of(arguments: argparse.Namespace, dtype: str) -> list[Case]:
+    """What the arguments ask to measure, in order."""
+    modes = ("train", "eval") if arguments.mode == "both" else (arguments.mode,)
+    settings = arguments.size, arguments.batch, dtype, arguments.attention == "fused"
+    return [Case(*net.split(":"), mode, *settings) for net in arguments.nets for mode in modes]
+
+
+def measure_case(case: Case, arguments: argparse.Namespace, caches: Path, title: str) -> dict:
     """The parts of a case, each in a process of its own.
 
     Args:
         caches: folder for compiled programs, empty before.
+        title: stands before the progress bar.
     """
-    settings = {"case": dataclasses.asdict(case)}
-    found = {}
+    alone = {}
     if not arguments.speed_only:
         sides = ["jax", "torch", *(["torch.compile"] if arguments.compile else [])]
-        alone = {side: child(settings | {"part": "alone", "side": side}, caches) for side in sides}
-        again = child(settings | {"part": "alone", "side": "jax"}, caches)
-        found["alone"] = alone | {"jax, cache filled": again}
-    settings |= {"part": "compare", "compiled": arguments.compile}
-    compared = [child(settings | {"rounds": n}, caches) for n in shares(arguments.rounds)]
-    return found | together(compared)
+        alone = {side: {"part": "alone", "side": side} for side in sides}
+        alone["jax, cache filled"] = alone["jax"]
+    compare = {"part": "compare", "compiled": arguments.compile}
+    compare = [compare | {"rounds": rounds} for rounds in shares(arguments.rounds)]
+    with progress(total=len(alone) + len(compare), desc=title, unit="process") as bar:
+
+        def run(part: dict) -> dict:
+            found = child({"case": dataclasses.asdict(case)} | part, caches)
+            bar.update()
+            return found
+
+        found = {"alone": {name: run(part) for name, part in alone.items()}} if alone else {}
+        return found | together([run(part) for part in compare])
 
 
 def child(settings: dict, caches: Path) -> dict:

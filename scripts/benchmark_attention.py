@@ -13,6 +13,7 @@ into docs/performance.md. Needs PyTorch.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import subprocess
@@ -37,6 +38,7 @@ from openseg_jax.models.ocnet import OCNetHead
 from openseg_jax.models.ocr import OCRHead
 from openseg_jax.models.resnet import ResNet
 from openseg_jax.preprocessing import compute_dtype
+from openseg_jax.progress import progress
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 METHODS = ("ocnet", "isa", "ocr")
@@ -67,14 +69,14 @@ def main() -> None:
         cases = kept_cases(out, machine) if options.add else []
     except UserError as error:
         sys.exit(f"error: {error}")
-    for method in options.methods:
-        for shape in options.sizes:
-            for mode in ("eval", "train"):
-                print(f"{method} {shape} {mode} …", flush=True)
-                found = measure_apart(method, shape, mode, dtype, options.rounds)
-                found |= {limit: machine[limit] for limit in ("peak_flops", "bandwidth")}
-                cases = [each for each in cases if not same(each, found)] + [found]
-                out.write_text(json.dumps({"machine": machine, "cases": cases}, indent=1) + "\n")
+    rows = list(itertools.product(options.methods, options.sizes, ("eval", "train")))
+    with progress(rows, unit="row") as bar:
+        for method, shape, mode in bar:
+            bar.set_description(f"{method} {shape[0]}x{shape[1]} {mode}")
+            found = measure_apart(method, shape, mode, dtype, options.rounds)
+            found |= {limit: machine[limit] for limit in ("peak_flops", "bandwidth")}
+            cases = [each for each in cases if not same(each, found)] + [found]
+            out.write_text(json.dumps({"machine": machine, "cases": cases}, indent=1) + "\n")
     print(f"Saved in {out}.")
 
 

@@ -66,9 +66,13 @@ def test_chunks_do_not_change_the_gradients(chunk):
         close(ours, whole)
 
 
+KEPT_OR_NOT = pytest.mark.parametrize("score_bytes", [2**26, 4], ids=["kept", "not kept"])
+
+
+@KEPT_OR_NOT
 @pytest.mark.parametrize("images", [1, 2])
 @pytest.mark.parametrize("tile", [(4, 3), (16, 3), (5, 16), (16, 16), (11, 9)])
-def test_tiles_of_queries_and_keys_change_nothing(tile, images, monkeypatch):
+def test_tiles_of_queries_and_keys_change_nothing(tile, images, score_bytes, monkeypatch):
     """What a CPU does with many scores: with padding in the last chunks and without."""
     inputs = random(images, 11, 6), random(images, 9, 6), random(images, 9, 5)
     weights = random(images, 11, 5)
@@ -84,6 +88,8 @@ def test_tiles_of_queries_and_keys_change_nothing(tile, images, monkeypatch):
     whole = context_and_gradients()
     monkeypatch.setattr(attention_code, "MANY_SCORES", 1)
     monkeypatch.setattr(attention_code, "TILE", tile)
+    monkeypatch.setattr(attention_code, "KEPT_QUERIES", tile[0])
+    monkeypatch.setattr(attention_code, "SCORE_BYTES", score_bytes)
     for lanes in (1, 4):
         monkeypatch.setattr(attention_code, "LANES", lanes)
         for ours, reference in zip(context_and_gradients(), whole, strict=True):
@@ -120,8 +126,10 @@ def test_gradients_stay_bounded_where_rounding_errors_of_scores_are_large():
     assert gradient.sum() <= value.size * (1 + 1e-5)  # weights sum to one
 
 
-def test_gradients_of_bfloat16_tiles_are_near_those_of_float32():
+@KEPT_OR_NOT
+def test_gradients_of_bfloat16_tiles_are_near_those_of_float32(score_bytes, monkeypatch):
     """With near-even weights and keys above zero: queries' gradients are small differences."""
+    monkeypatch.setattr(attention_code, "SCORE_BYTES", score_bytes)
     tokens = 2 * attention_code.TILE[0]
     arrays = (random(1, tokens, 8), np.abs(random(1, tokens, 8)), random(1, tokens, 4))
     rounded = [jnp.asarray(x / 4, jnp.bfloat16) for x in arrays]
@@ -163,6 +171,14 @@ def test_no_matrix_of_all_scores_exists_forward_or_backward():
 
     assert largest(tokens) == tokens**2  # the counting works
     assert largest(chunk) == tokens * chunk
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="others compute scores again")
+@pytest.mark.parametrize("tokens, kept", [(2048, True), (4608, False)])
+def test_scores_wait_for_the_gradients_where_they_take_little(tokens, kept):
+    inputs = [jnp.zeros((1, tokens, 4))] * 3
+    _, pull = jax.vjp(self_attention, *inputs)
+    assert (max(x.size for x in jax.tree.leaves(pull)) == tokens**2) == kept
 
 
 def test_full_images_stay_below_the_limit_by_themselves():

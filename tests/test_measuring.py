@@ -34,6 +34,7 @@ def near_cores(monkeypatch):
 def test_sides_take_turns_and_each_is_first_equally_often(monkeypatch):
     monkeypatch.setattr(measuring, "PAUSE", 0)
     monkeypatch.setattr(measuring, "MOST_STEPS", 2)
+    monkeypatch.setattr(measuring, "QUIET", float("inf"))  # other tests may run beside this one
     calls = []
     programs = {name: fake_program(name, calls) for name in ("jax", "torch")}
     found = measuring.interleave(programs, rounds=2)

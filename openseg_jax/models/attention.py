@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from openseg_jax.models.convolve import materialize
+
 
 def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype in which a softmax over values of `dtype` is taken."""
@@ -62,16 +64,19 @@ SCORE_BYTES = 64 * 2**20  # scores that exist at once, where no chunk is asked f
 # Queries (of all images) and keys at once on CPU: their scores stay in its caches. On 97x97 pixels
 # with the gradients 1.79 -> 1.65 s; rows of scores that are no multiple of a vector cost a fifth.
 TILE, LANES = (1024, 512), 16
+KEPT_QUERIES = 512  # at once, with all keys, where the backward pass finds the scores
 
 
 def self_attention(
     query: jax.Array, key: jax.Array, value: jax.Array, *, chunk: int | None = None
 ) -> jax.Array:
-    """`attend`, exactly, without the matrix of all scores, forward or backward.
+    """`attend`, exactly, without a large matrix of all scores, forward or backward.
 
     Full Cityscapes images have 33153 tokens; all their scores would fill 4.4 GB an image. Here
     only those of a tile exist: of a chunk of queries, on CPU also of keys. The backward pass
-    computes them again (Dao et al., "FlashAttention", 2022, section 3.1 and appendix B.2).
+    computes them again (Dao et al., "FlashAttention", 2022, section 3.1 and appendix B.2); on CPU
+    it finds them where they all fit 64 MiB: OCNet's module on 64x64 pixels with the gradients
+    464 -> 443 ms.
 
     Args:
         query: (n, p, d).
@@ -87,12 +92,20 @@ def self_attention(
     keys = key.shape[1]
     if chunk >= tokens if chunk else n * tokens * keys <= MANY_SCORES:
         return attend(query, key, value)
-    rows = chunk or max(1, SCORE_BYTES // (4 * n * keys))
-    on_cpu = elsewhere = Tile(_equal(tokens, rows), keys, interleaved=True)
-    if not chunk:
-        sizes = _equal(tokens, max(1, TILE[0] // n), LANES), _equal(keys, TILE[1], LANES)
-        on_cpu = Tile(*sizes, interleaved=False)
-    return _attend_in_tiles(query, key, value, on_cpu, elsewhere)
+    most = chunk or max(1, SCORE_BYTES // (4 * n * keys))
+    all_keys = Tile(_equal(tokens, most), keys, interleaved=True)
+    in_chunks = partial(_attend_in_tiles, all_keys, all_keys)
+    if chunk:
+        return in_chunks(query, key, value)
+
+    def tile(most_queries: int, most_keys: int, kept: bool) -> Tile:
+        queries = _equal(tokens, max(1, most_queries // n), LANES)
+        return Tile(queries, _equal(keys, most_keys, LANES), interleaved=False, kept=kept)
+
+    in_cache = tile(*TILE, kept=False)
+    trained = tile(KEPT_QUERIES, keys, kept=True) if most >= tokens else in_cache
+    in_tiles = partial(_attend_in_tiles, in_cache, trained)
+    return jax.lax.platform_dependent(query, key, value, cpu=in_tiles, default=in_chunks)
 
 
 def _equal(count: int, most: int, multiple: int = 1) -> int:
@@ -107,41 +120,36 @@ class Tile(NamedTuple):
     Of `k` chunks an interleaved one holds the tokens i, i + k, i + 2 k, ...: all of the image, so
     that devices which share an image by its height each do a part of every chunk. On CPU
     chunks are contiguous, which takes no copies.
+
+    Where scores are `kept`, the backward pass does not compute them again.
     """
 
     queries: int
     keys: int
     interleaved: bool
+    kept: bool = False
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _attend_in_tiles(query, key, value, on_cpu: Tile, elsewhere: Tile):
-    return _tiles_forward(query, key, value, on_cpu, elsewhere)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attend_in_tiles(tile: Tile, trained: Tile, query, key, value):
+    """`attend`; where its gradients are asked for, in tiles as `trained`."""
+    return _tiles_forward(None, tile, query, key, value)[0]
 
 
-def _tiles_forward(query, key, value, on_cpu, elsewhere):
-    context, log_sums = _by_platform(_contexts, on_cpu, elsewhere, query, key, value)
-    return context.astype(value.dtype), (query, key, value, context, log_sums)
+def _tiles_forward(_, tile, query, key, value):
+    found = _image_by_image(partial(_contexts, tile))(query, key, value)
+    return found[0].astype(value.dtype), (query, key, value, *found)
 
 
-def _tiles_backward(on_cpu, elsewhere, saved, gradient):
-    query, key, value, context, log_sums = saved
+def _tiles_backward(_, tile, saved, gradient):
+    query, key, value, context, log_sums, scores = saved
     # Of the context before its rounding: an error here tilts the gradients of all scores alike.
     tilt = (context * gradient.astype(context.dtype)).sum(-1)
-    arrays = query, key, value, gradient, log_sums, tilt
-    return _by_platform(_gradients, on_cpu, elsewhere, *arrays)
+    arrays = query, key, value, gradient, log_sums, tilt, scores
+    return _image_by_image(partial(_gradients, tile))(*arrays)
 
 
 _attend_in_tiles.defvjp(_tiles_forward, _tiles_backward)
-
-
-def _by_platform(function: Callable, on_cpu: Tile, elsewhere: Tile, *arrays):
-    """`function(tile, *arrays)` of each image."""
-
-    def of_images(tile: Tile) -> Callable:
-        return _image_by_image(partial(function, tile))
-
-    return jax.lax.platform_dependent(*arrays, cpu=of_images(on_cpu), default=of_images(elsewhere))
 
 
 def _image_by_image(function: Callable) -> Callable:
@@ -150,7 +158,8 @@ def _image_by_image(function: Callable) -> Callable:
     def apply(*arrays):
         if len(arrays[0]) > 1:
             return jax.vmap(function)(*arrays)
-        return jax.tree.map(lambda y: y[None], function(*(array[0] for array in arrays)))
+        one = function(*jax.tree.map(lambda x: x[0], arrays))
+        return jax.tree.map(lambda y: y[None], one)
 
     return apply
 
@@ -158,7 +167,7 @@ def _image_by_image(function: Callable) -> Callable:
 def _contexts(tile: Tile, queries, keys, values):
     """Contexts `(p, v)`, and of each query the logarithm of its softmax's sum: `(p,)`.
 
-    Both are in at least float32.
+    Both are in at least float32. Also the scores of each tile, or None where they are not kept.
 
     Args:
         queries: (p, d).
@@ -177,52 +186,54 @@ def _contexts(tile: Tile, queries, keys, values):
             rescale = jnp.exp((largest - new_largest) * scale)
             weights = jnp.exp((scores - new_largest) * scale) * real
             context = context * rescale + _product(weights.astype(v.dtype), v, wide)
-            return (context, total * rescale + weights.sum(-1, keepdims=True), new_largest), None
+            total = total * rescale + weights.sum(-1, keepdims=True)
+            return (context, total, new_largest), scores if tile.kept else None
 
         column = jnp.zeros((len(q), 1), wide)
         nothing = jnp.zeros((len(q), values.shape[-1]), wide), column, column - jnp.inf
-        (context, total, largest), _ = jax.lax.scan(add_keys, nothing, chunks_of_keys)
-        return context / total, (largest * scale + jnp.log(total))[:, 0]
+        (context, total, largest), scores = jax.lax.scan(add_keys, nothing, chunks_of_keys)
+        return context / total, (largest * scale + jnp.log(total))[:, 0], scores
 
-    found = jax.lax.map(of_queries, _chunks(queries, tile.queries, tile.interleaved))
-    return tuple(_joined(chunks, len(queries), tile.interleaved) for chunks in found)
+    *found, scores = jax.lax.map(of_queries, _chunks(queries, tile.queries, tile.interleaved))
+    return *(_joined(chunks, len(queries), tile.interleaved) for chunks in found), scores
 
 
-def _gradients(tile: Tile, queries, keys, values, gradients, log_sums, tilts):
+def _gradients(tile: Tile, queries, keys, values, gradients, log_sums, tilts, kept_scores):
     """Those of queries, keys and values; `tilts: (p,)` are the mean gradients of their weights.
 
-    Scores are `(keys, queries)` here: so no product transposes them, which takes a quarter longer.
+    Those of keys and values are transposed until the end: so no product transposes a tile, which
+    takes a quarter longer.
     """
     wide, scale = at_least_float32(queries.dtype), queries.shape[-1] ** -0.5
     arrays = queries, gradients, log_sums, tilts
-    chunks_of_queries = tuple(_chunks(each, tile.queries, tile.interleaved) for each in arrays)
+    chunks_of_queries = [_chunks(each, tile.queries, tile.interleaved) for each in arrays]
 
-    def of_keys(query_gradients, chunk):
-        k, v, real = chunk
-        transposed = k.T
+    def of_queries(sums, chunk):
+        q, gradient, log_sum, tilt, scores_of_keys = chunk
+        transposed_q, transposed_gradient = materialize(q.T), materialize(gradient.T)
 
-        def add_queries(state, chunk):
-            key_gradient, value_gradient = state
-            (q, gradient, log_sum, tilt), query_gradient = chunk
-            logs = _product(k, q.T, wide) * scale - log_sum  # above 0 by rounding alone
-            weights = jnp.exp(jnp.minimum(logs, 0)) * real[:, None]
-            slopes = weights * (_product(v, gradient.T, wide) - tilt) * scale
+        def add_keys(query_gradient, chunk):
+            (k, v, real), scores, key_gradient, value_gradient = chunk
+            scores = _product(q, k.T, wide) if scores is None else scores
+            logs = scores * scale - log_sum[:, None]  # above 0 by rounding alone
+            weights = jnp.exp(jnp.minimum(logs, 0)) * real
+            slopes = weights * (_product(gradient, v.T, wide) - tilt[:, None]) * scale
             weights, slopes = weights.astype(v.dtype), slopes.astype(q.dtype)
-            key_gradient += _product(slopes, q, wide)
-            value_gradient += _product(weights, gradient, wide)
-            query_gradient += _product(transposed, slopes, wide)
-            return (key_gradient, value_gradient), query_gradient
+            query_gradient += _product(slopes, k, wide)
+            key_gradient += _product(transposed_q, slopes, wide)
+            value_gradient += _product(transposed_gradient, weights, wide)
+            return query_gradient, (key_gradient, value_gradient)
 
-        nothing = jnp.zeros(k.shape, wide), jnp.zeros(v.shape, wide)
-        found, query_gradients = jax.lax.scan(
-            add_queries, nothing, (chunks_of_queries, query_gradients)
-        )
-        return query_gradients, found
+        chunks = chunks_of_keys, scores_of_keys, *sums
+        query_gradient, sums = jax.lax.scan(add_keys, jnp.zeros(q.shape, wide), chunks)
+        return sums, query_gradient
 
-    nothing = jnp.zeros_like(chunks_of_queries[0].swapaxes(1, 2), wide)
     chunks_of_keys = _chunks_of_keys(tile, keys, values, wide)
-    of_queries, found = jax.lax.scan(of_keys, nothing, chunks_of_keys)
-    found = zip((of_queries.swapaxes(1, 2), *found), (queries, keys, values), strict=True)
+    nothing = tuple(jnp.zeros_like(x.swapaxes(1, 2), wide) for x in chunks_of_keys[:2])
+    chunks = *chunks_of_queries, kept_scores
+    transposed, query_gradients = jax.lax.scan(of_queries, nothing, chunks)
+    found = query_gradients, *(x.swapaxes(1, 2) for x in transposed)
+    found = zip(found, (queries, keys, values), strict=True)
     return tuple(_joined(x, len(y), tile.interleaved).astype(y.dtype) for x, y in found)
 
 
