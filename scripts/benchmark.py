@@ -129,8 +129,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> int:
         result = {"case": dataclasses.asdict(case) | {"size": list(case.size)}}
         result["date"] = datetime.date.today().isoformat()
         result["peak_flops"] = machine["peak_flops"]  # another day it may be another machine
+        title = f"{number}/{len(todo)} {case}"
         try:
-            title = f"{number}/{len(todo)} {case}"
             result |= measure_case(case, arguments, folder / str(number), title)
         except subprocess.CalledProcessError as error:
             failed += 1

@@ -1,9 +1,12 @@
-"""Images/s of the input pipeline beside a straight PIL one: `python scripts/benchmark_data.py`.
+"""Images/s of the input pipeline beside a straight PIL one.
+
+    python scripts/benchmark_data.py
 
 2048x1024 images, random scale 0.5 to 2, 1024x512 crops, as for Cityscapes. All pipelines run in
-this process with two threads, one after the other, on the same PNGs (or what `--reencode` makes of
-them). The time of single operations is CPU time. Images per second of CPU time hardly depend on
-what else the machine does; times two, they are what two idle cores give.
+this process with two threads, in turns, on the same PNGs (or what `--reencode` makes of them).
+Images per second of CPU time hardly depend on what else the machine does; times the cores, they
+are what idle ones give. Prints the tables and saves what it measured;
+`scripts/performance_page.py` puts it into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import argparse
 import dataclasses
 import io
 import itertools
+import json
 import logging
 import os
 import tempfile
@@ -23,6 +27,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from benchmarking import measuring, parts
+from benchmarking.command_line import positive
+from ml_collections import ConfigDict
+from performance_page import STRAIGHT, data_table
 from PIL import Image
 
 from openseg_jax.config import default_config
@@ -31,7 +39,9 @@ from openseg_jax.data.dataset import Example
 from openseg_jax.data.images import decode_image, decode_label, encode_label
 from openseg_jax.data.pipeline import training_batches
 from openseg_jax.data.toy.scene import draw
+from openseg_jax.progress import progress
 
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 CROP = 512, 1024
 
 
@@ -59,35 +69,47 @@ def straight(example: tuple[bytes, bytes], seed: int) -> tuple[np.ndarray, np.nd
     return np.asarray(image.crop(box)), np.asarray(label.crop(box))
 
 
-def speed(work: Callable[[], object], count: int) -> np.ndarray:
-    """Images/s by the clock, and by CPU time of all threads, of work on `count` images."""
-    start = np.array([time.perf_counter(), time.process_time()])
+def speed(work: Callable[[], object], count: int) -> dict[str, float]:
+    """Images/s by the clock, and of CPU time of all threads, of work on `count` images."""
+    wall, cpu = time.perf_counter(), time.process_time()
     work()
-    return count / (np.array([time.perf_counter(), time.process_time()]) - start)
+    return {
+        "wall": count / (time.perf_counter() - wall),
+        "cpu": count / (time.process_time() - cpu),
+    }
 
 
-def straight_speed(examples: list, count: int) -> np.ndarray:
+def straight_speed(encoded: list[tuple[bytes, bytes]], count: int) -> dict[str, float]:
     """The speed of `straight` on two threads (PIL lets them run at once)."""
-    given = itertools.islice(itertools.cycle(examples), count)
+    given = itertools.islice(itertools.cycle(encoded), count)
     with ThreadPoolExecutor(2) as pool:
         return speed(lambda: list(pool.map(straight, given, range(count))), count)
 
 
-def our_speed(root: Path, reencode: str, examples: list[Example], count: int) -> np.ndarray:
-    """The speed of `training_batches` from a build of the examples."""
+def build(root: Path, reencode: str, examples: list[Example]) -> ConfigDict:
+    """Builds a data set of the examples; returns the configuration that reads it."""
     dataset = catalog.get("toy_street")
     loads = {"train": [lambda example=example: example for example in examples]}
     out = root / (reencode or "png")
     builder.build(dataclasses.replace(dataset, read=lambda source: loads), None, out, reencode, 1)
-    print(builder.cost(out / dataset.name / dataset.version), end="\n" if reencode else "")
     config = default_config()
     config.data.update(name=dataset.name, dir=str(out))
     config.train.batch_size = 2
     config.augment.update(aspect=(0.9, 1.1), crop=CROP)
+    return config
+
+
+def our_speed(config: ConfigDict, count: int) -> dict[str, float]:
+    """The speed of `training_batches`."""
     stream = training_batches(config)
     for _ in range(12):  # the threads are warm, and what they prepared meanwhile is used up
         next(stream)
     return speed(lambda: [next(stream) for _ in range(count // 2)], count)
+
+
+def stored_bytes(config: ConfigDict) -> int:
+    """What the files of a built data set take."""
+    return sum(file.stat().st_size for file in Path(config.data.dir).rglob("*.array_record*"))
 
 
 def operations(example: Example) -> dict[str, float]:
@@ -110,7 +132,7 @@ def operations(example: Example) -> dict[str, float]:
         transforms.resize(arrays, size), 300, 700, CROP
     )
     work["resize only the crop"] = lambda: transforms.resize_window(arrays, size, 300, 700, CROP)
-    work["straight, PIL"] = lambda: straight((example.image, label_png), 0)
+    work["all of it, straight, PIL"] = lambda: straight((example.image, label_png), 0)
     times = {}
     for name, call in work.items():
         call()
@@ -121,29 +143,46 @@ def operations(example: Example) -> dict[str, float]:
     return times
 
 
+def measure(count: int, rounds: int) -> dict:
+    """All pipelines in turns, and the single operations."""
+    examples = [make_example(index) for index in range(8)]
+    encoded = [(e.image, cv2.imencode(".png", e.label)[1].tobytes()) for e in examples]
+    found = {
+        "machine": {"device": parts.processor(), "cores": len(os.sched_getaffinity(0))},
+        "load": [measuring.load()],
+        "operations": operations(examples[0]),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        configs = {
+            f"ours from {name}": build(Path(folder), reencode, examples)
+            for name, reencode in (("PNG", ""), ("JPEG", "jpeg"), ("raw", "raw"))
+        }
+        sizes = {name: stored_bytes(config) / len(examples) for name, config in configs.items()}
+        pipelines = {STRAIGHT: partial(straight_speed, encoded)}
+        pipelines |= {name: partial(our_speed, config) for name, config in configs.items()}
+        speeds = {name: [] for name in pipelines}
+        for _ in progress(range(rounds), unit="round"):
+            for name, pipeline in pipelines.items():
+                speeds[name].append(pipeline(count))
+    found["load"].append(measuring.load())
+    return found | {"bytes": {STRAIGHT: sizes["ours from PNG"]} | sizes, "speeds": speeds}
+
+
 def main() -> None:
-    """Prints both tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=40, help="timed in each pipeline")
+    """Prints and saves the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=positive, default=40, help="timed in each turn")
+    parser.add_argument("--rounds", type=positive, default=5, help="turns of each pipeline")
+    parser.add_argument("--out", type=Path, default=RESULTS / "data_cpu.json")
     options = parser.parse_args()
     logging.getLogger("absl").setLevel(logging.ERROR)
     cv2.setNumThreads(1)
-    examples = [make_example(index) for index in range(8)]
-    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    for name, milliseconds in operations(examples[0]).items():
-        print(f"{name:28}{milliseconds:8.1f} ms")
-    encoded = [(e.image, cv2.imencode(".png", e.label)[1].tobytes()) for e in examples]
-    with tempfile.TemporaryDirectory() as folder:
-        base = straight_speed(encoded, options.images)
-        print(f"{'images/s':24}{'by the clock':>14}{'of CPU time':>20}")
-        print(f"{'straight PIL from PNG':24}{base[0]:14.1f}{base[1]:20.1f}")
-        for reencode in ("", "raw", "jpeg"):
-            ours = our_speed(Path(folder), reencode, examples, options.images)
-            times = ours / base
-            print(
-                f"{'ours from ' + (reencode or 'PNG'):24}{ours[0]:14.1f} ({times[0]:.1f}x)"
-                f"{ours[1]:12.1f} ({times[1]:.1f}x)"
-            )
+    found = measure(options.images, options.rounds)
+    options.out.write_text(json.dumps(found, indent=1) + "\n")
+    print(data_table(found))
+    print(f"Saved in {options.out}.")
 
 
 if __name__ == "__main__":

@@ -1,28 +1,38 @@
-"""Times our evaluation against one image after the other, in one run of one model.
+"""Times our evaluation of a data set beside a loop over its images.
 
-    python scripts/benchmark_evaluation.py --backbone mobilenet_v2 --method ocr --images 40
+    python scripts/benchmark_evaluation.py
+    python scripts/benchmark_evaluation.py --nets ocr:mobilenet_v2 --images 40
 
 Both read the same encoded images, run the network, resize to the label's size, count pixels and
 write the label map. Programs are compiled before the clock starts. The two take turns, so that
-whatever else the machine does hits both.
+whatever else the machine does hits both. `scripts/performance_page.py` puts what it saves into
+docs/performance.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import tempfile
 import time
 from pathlib import Path
 
 import cv2
 import numpy as np
+from benchmarking import parts
+from benchmarking.command_line import positive
+from performance_page import evaluation_table
 
 from openseg_jax import report
+from openseg_jax.config import default_config
 from openseg_jax.data.images import decode_image
 from openseg_jax.evaluation import batches, evaluator, inference, metrics
 from openseg_jax.evaluation.protocol import prepare
 from openseg_jax.models import segmenter
+from openseg_jax.progress import progress
 
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 SIZES = ((256, 384), (240, 320), (256, 341))
 
 
@@ -74,37 +84,57 @@ def batched(run: inference.Inference, weights: dict, items: list[dict], out: Pat
     )
 
 
-def main() -> None:
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backbone", default="mobilenet_v2")
-    parser.add_argument("--method", default="ocr")
-    parser.add_argument("--images", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    from openseg_jax.config import default_config
-
+def measure(method: str, backbone: str, count: int, rounds: int) -> dict:
+    """Both ways in turns."""
     config = default_config()
     config.data.name = "toy_street"
-    config.model.update(method=options.method, backbone=options.backbone, num_classes=10)
+    config.model.update(method=method, backbone=backbone, num_classes=10)
     params, stats, graphs = segmenter.graphs(
         segmenter.build(config.model, np.random.default_rng(0))
     )
     weights = inference.local_weights({"params": params, "stats": stats})
-    items, times = encoded_images(options.images), {one_by_one: [], batched: []}
-    runs = {way: evaluator.make_inference(config, graphs["eval"]) for way in times}
+    items, ways = encoded_images(count), (one_by_one, batched)
+    runs = {way: evaluator.make_inference(config, graphs["eval"]) for way in ways}
+    seconds = {way.__name__: [] for way in ways}
     with tempfile.TemporaryDirectory() as folder:
         arguments = items, Path(folder), config.model.num_classes
-        results = [way(runs[way], weights, *arguments) for way in times]  # compiles
+        results = [way(runs[way], weights, *arguments) for way in ways]  # compiles
         agree = np.trace(np.minimum(*results)[:, :-1]) / np.trace(results[0][:, :-1])
-        for _ in range(options.rounds):
-            for way in times:
+        for _ in progress(range(rounds), desc=f"{method}:{backbone}", unit="round"):
+            for way in ways:
                 start = time.perf_counter()
                 way(runs[way], weights, *arguments)
-                times[way].append(time.perf_counter() - start)
-    for way, seconds in times.items():
-        print(f"{way.__name__:12} {options.images / min(seconds):8.2f} images/s")
-    print(f"ratio {min(times[one_by_one]) / min(times[batched]):.2f}, hits agree to {agree:.6f}")
+                seconds[way.__name__].append(time.perf_counter() - start)
+    return {
+        "network": f"{method}:{backbone}",
+        "images": count,
+        "seconds": seconds,
+        "agree": float(agree),
+    }
+
+
+def main() -> None:
+    """Prints and saves what the arguments ask for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--nets",
+        nargs="+",
+        default=("ocr:mobilenet_v2", "fcn:resnet101"),
+        metavar="METHOD:BACKBONE",
+    )
+    parser.add_argument("--images", type=positive, default=20)
+    parser.add_argument("--rounds", type=positive, default=5, help="turns of each way")
+    parser.add_argument("--out", type=Path, default=RESULTS / "evaluation_cpu.json")
+    options = parser.parse_args()
+    cases = [measure(*net.split(":"), options.images, options.rounds) for net in options.nets]
+    machine = {"device": parts.processor(), "cores": len(os.sched_getaffinity(0))}
+    found = {"machine": machine, "cases": cases}
+    options.out.write_text(json.dumps(found, indent=1) + "\n")
+    print(evaluation_table(found))
+    print("Hits agree to", ", ".join(f"{case['agree']:.6f}" for case in cases))
+    print(f"Saved in {options.out}.")
 
 
 if __name__ == "__main__":

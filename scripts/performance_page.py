@@ -164,7 +164,75 @@ def convolution_row(total: float, found: dict, seconds: dict, best: float) -> li
     ]
 
 
-TABLES = {"attention": attention_table, "convolutions": convolution_table}
+STRAIGHT = "straight PIL from PNG"
+DATA = (
+    "pipeline",
+    "images/s, two threads",
+    "images/s of CPU time",
+    "times the straight one",
+    "MB an example",
+    "cores for 30 images/s",
+)
+
+
+def data_table(measured: dict) -> str:
+    """The pipelines and operations of a file that `benchmark_data.py` wrote, as Markdown."""
+    machine, speeds = measured["machine"], measured["speeds"]
+    before, after = measured["load"]
+    lines = [
+        f"{machine['device']}, {machine['cores']} cores; medians of {len(speeds[STRAIGHT])} turns, "
+        f"load {before:.1f} to {after:.1f}.",
+        "",
+    ]
+    rows = [data_row(name, measured) for name in speeds]
+    lines += _table(DATA, rows)
+    operations = [[name, f"{time:.1f}"] for name, time in measured["operations"].items()]
+    return "\n".join(lines + _table(("operation on an example", "ms of CPU time"), operations))
+
+
+def data_row(name: str, measured: dict) -> list[str]:
+    """One line: how fast a pipeline is, on its own and beside the straight one."""
+    turns, straight = (measured["speeds"][each] for each in (name, STRAIGHT))
+    wall, cpu = (spread([turn[clock] for turn in turns])["median"] for clock in ("wall", "cpu"))
+    pairs = zip(turns, straight, strict=True)
+    times = spread([one["cpu"] / other["cpu"] for one, other in pairs])
+    return [
+        name,
+        f"{wall:.1f}",
+        f"{cpu:.1f}",
+        "" if name == STRAIGHT else _spread(times),
+        f"{measured['bytes'][name] / 1e6:.2f}",
+        f"{30 / cpu:.2f}",
+    ]
+
+
+EVALUATION = ("network", "images", "images/s", "one after the other", "times as fast")
+
+
+def evaluation_table(measured: dict) -> str:
+    """The networks of a file that `benchmark_evaluation.py` wrote, as Markdown."""
+    machine = measured["machine"]
+    lines = [f"{machine['device']}, {machine['cores']} cores.", ""]
+    return "\n".join(lines + _table(EVALUATION, [evaluation_row(x) for x in measured["cases"]]))
+
+
+def evaluation_row(case: dict) -> list[str]:
+    """One line: the evaluator beside a loop over the images, turn by turn."""
+    ours, loop = case["seconds"]["batched"], case["seconds"]["one_by_one"]
+    return [
+        case["network"],
+        str(case["images"]),
+        *(f"{case['images'] / spread(seconds)['median']:.3g}" for seconds in (ours, loop)),
+        _spread(spread([there / here for here, there in zip(ours, loop, strict=True)])),
+    ]
+
+
+TABLES = {
+    "attention": attention_table,
+    "convolutions": convolution_table,
+    "data": data_table,
+    "evaluation": evaluation_table,
+}
 
 SPEED = (
     "network",

@@ -66,7 +66,9 @@ def test_chunks_do_not_change_the_gradients(chunk):
         close(ours, whole)
 
 
-KEPT_OR_NOT = pytest.mark.parametrize("score_bytes", [2**26, 4], ids=["kept", "not kept"])
+KEPT_OR_NOT = pytest.mark.parametrize(
+    "score_bytes", [attention_code.SCORE_BYTES, 4], ids=["kept", "not kept"]
+)
 
 
 @KEPT_OR_NOT
@@ -113,7 +115,7 @@ def test_tiles_stay_precise_for_large_scores_and_for_bfloat16():
 
 
 def test_gradients_stay_bounded_where_rounding_errors_of_scores_are_large():
-    """The backward pass computes the scores by another product than the forward pass."""
+    """The backward pass computes the scores again, perhaps with other errors."""
     query, key, value = 1e4 * random(1, 300, 64), 1e4 * random(1, 300, 64), random(1, 300, 4)
     query, key = query + 1e4, key + 1e4
     key[:, 1::2] = key[:, ::2] * (1 + 1e-6)  # nearly twins: neither has all of the weight
@@ -173,12 +175,21 @@ def test_no_matrix_of_all_scores_exists_forward_or_backward():
     assert largest(chunk) == tokens * chunk
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="others compute scores again")
 @pytest.mark.parametrize("tokens, kept", [(2048, True), (4608, False)])
 def test_scores_wait_for_the_gradients_where_they_take_little(tokens, kept):
     inputs = [jnp.zeros((1, tokens, 4))] * 3
-    _, pull = jax.vjp(self_attention, *inputs)
+    context, pull = jax.vjp(self_attention, *inputs)
     assert (max(x.size for x in jax.tree.leaves(pull)) == tokens**2) == kept
+    backward = str(jax.make_jaxpr(pull)(context))
+    assert backward.count("dot_general") == (4 if kept else 5)
+
+
+def test_evaluation_keeps_no_scores():
+    tokens = 2048
+    inputs = [jax.ShapeDtypeStruct((1, tokens, 4), jnp.float32)] * 3
+    program = jax.jit(self_attention).lower(*inputs).compile()
+    tile = 4 * attention_code.TILE[0] * attention_code.TILE[1]
+    assert program.memory_analysis().temp_size_in_bytes < 2 * tile + 2**20
 
 
 def test_full_images_stay_below_the_limit_by_themselves():
@@ -270,12 +281,14 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from openseg_jax.models import attention
 
-attention.MANY_SCORES = 1
+attention.MANY_SCORES, attention.LANES = 1, 1
+attention.TILE, attention.KEPT_QUERIES = (8, 8), 8
 mesh = jax.make_mesh((2, 2), ("data", "height"), (jax.sharding.AxisType.Auto,) * 2)
 rng = np.random.default_rng(0)
 alone = tuple(jnp.asarray(rng.standard_normal((2, 24, 5)), jnp.float32) for _ in range(3))
 shared = jax.device_put(alone, NamedSharding(mesh, PartitionSpec("data", "height")))
-for chunk in (None, 6):
+for chunk, score_bytes in ((None, attention.SCORE_BYTES), (None, 4), (6, 4)):
+    attention.SCORE_BYTES = score_bytes
     def loss(inputs):
         context = attention.self_attention(*inputs, chunk=chunk)
         return (context**2).sum(), context

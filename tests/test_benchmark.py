@@ -28,6 +28,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import benchmark  # noqa: E402
 import benchmark_attention  # noqa: E402
 import benchmark_convolutions  # noqa: E402
+import benchmark_data  # noqa: E402
+import benchmark_evaluation  # noqa: E402
 import performance_page  # noqa: E402
 import torch_twins  # noqa: E402
 from benchmarking import command_line, jax_program, measuring, torch_program  # noqa: E402
@@ -264,6 +266,7 @@ def test_a_measurement_that_fails_stands_in_the_table_and_the_others_go_on(tmp_p
     assert benchmark.measure(arguments, tmp_path) == 2
     cases = json.loads(out.read_text())["cases"]
     assert [case["error"] for case in cases] == ["RuntimeError: out of memory"] * 2
+    assert [case["case"]["mode"] for case in cases] == ["train", "eval"]
 
 
 # GFLOP (two a multiply-accumulate) of what lies between a head's 3x3 convolution and its
@@ -319,6 +322,36 @@ def test_convolutions_are_timed_beside_the_step(monkeypatch):
     found |= {"machine": machine, "case": dataclasses.asdict(case)}
     table = performance_page.convolution_table(found)
     assert "its 3 convolutions alone" in table and "| 3x3, 3 | 8 | 9x9 | 2 | 1 | 1 | 2 |" in table
+
+
+def test_the_table_of_pipelines_compares_turn_by_turn():
+    # The machine was half as fast in the second turn, for both.
+    speeds = {
+        performance_page.STRAIGHT: [{"wall": 8, "cpu": 4}, {"wall": 4, "cpu": 2}],
+        "ours from raw": [{"wall": 40, "cpu": 20}, {"wall": 20, "cpu": 10}],
+    }
+    found = {"machine": {"device": "d", "cores": 2}, "load": [0, 1], "speeds": speeds}
+    found |= {"operations": {"decode": 24.12}, "bytes": dict.fromkeys(speeds, 2.5e6)}
+    table = performance_page.data_table(found)
+    assert "| straight PIL from PNG | 6.0 | 3.0 |  | 2.50 | 10.00 |" in table
+    assert "| ours from raw | 30.0 | 15.0 | **5.00** (5.00 to 5.00) | 2.50 | 2.00 |" in table
+    assert "| decode | 24.1 |" in table
+
+
+@slow
+def test_pipelines_are_measured_beside_a_straight_one():
+    found = benchmark_data.measure(count=2, rounds=1)
+    assert found["bytes"]["ours from raw"] > found["bytes"]["ours from JPEG"]
+    table = performance_page.data_table(found)
+    assert all(f"| ours from {name} |" in table for name in ("PNG", "JPEG", "raw"))
+
+
+@slow
+def test_evaluation_is_measured_beside_a_loop():
+    found = benchmark_evaluation.measure("fcn", "resnet18", count=3, rounds=2)
+    assert found["agree"] == pytest.approx(1, abs=1e-3)
+    found = {"machine": {"device": "d", "cores": 2}, "cases": [found]}
+    assert "| fcn:resnet18 | 3 |" in performance_page.evaluation_table(found)
 
 
 @pytest.mark.parametrize("text", ["256", "0x512", "ax5", "256x-1"])

@@ -60,11 +60,13 @@ def attend_in_groups(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.
     return jax.lax.platform_dependent(query, key, value, cpu=on_cpu, default=attend)
 
 
-SCORE_BYTES = 64 * 2**20  # scores that exist at once, where no chunk is asked for
+SCORE_BYTES = 64 * 2**20  # of scores: at once, where no chunk is asked for; on CPU also kept ones
 # Queries (of all images) and keys at once on CPU: their scores stay in its caches. On 97x97 pixels
 # with the gradients 1.79 -> 1.65 s; rows of scores that are no multiple of a vector cost a fifth.
 TILE, LANES = (1024, 512), 16
-KEPT_QUERIES = 512  # at once, with all keys, where the backward pass finds the scores
+# Queries at once where scores are kept, each with all keys, or tiles would be put together: on
+# 64x64 pixels 274 ms, of 1024 queries and 512 keys 280.
+KEPT_QUERIES = 512
 
 
 def self_attention(
@@ -72,18 +74,18 @@ def self_attention(
 ) -> jax.Array:
     """`attend`, exactly, without a large matrix of all scores, forward or backward.
 
-    Full Cityscapes images have 33153 tokens; all their scores would fill 4.4 GB an image. Here
-    only those of a tile exist: of a chunk of queries, on CPU also of keys. The backward pass
-    computes them again (Dao et al., "FlashAttention", 2022, section 3.1 and appendix B.2); on CPU
-    it finds them where they all fit 64 MiB: OCNet's module on 64x64 pixels with the gradients
-    464 -> 443 ms.
+    Full Cityscapes images have 33153 tokens; all their scores would fill 4.4 GB an image. Scores
+    are computed for a tile at a time: a chunk of queries, on CPU also of keys. The backward pass
+    computes them again (Dao et al., "FlashAttention", 2022, section 3.1 and appendix B.2). On CPU
+    scores of up to 64 MiB in all are kept for it instead: OCNet's module on 64x64 pixels with the
+    gradients 464 -> 443 ms.
 
     Args:
         query: (n, p, d).
         key: (n, m, d).
         value: (n, m, v).
-        chunk: queries at once, each with all keys; None or 0: on CPU tiles that fit its caches,
-            elsewhere as many queries as keep the scores below 64 MiB.
+        chunk: queries at once, each with all keys, never kept; None or 0: on CPU tiles that fit
+            its caches, elsewhere as many queries as keep the scores below 64 MiB.
 
     Returns:
         (n, p, v).
@@ -93,18 +95,21 @@ def self_attention(
     if chunk >= tokens if chunk else n * tokens * keys <= MANY_SCORES:
         return attend(query, key, value)
     most = chunk or max(1, SCORE_BYTES // (4 * n * keys))
-    all_keys = Tile(_equal(tokens, most), keys, interleaved=True)
-    in_chunks = partial(_attend_in_tiles, all_keys, all_keys)
+    with_all_keys = Tile(_equal(tokens, most), keys, interleaved=True)
+    in_chunks = partial(_attend_in_tiles, with_all_keys, with_all_keys)
     if chunk:
         return in_chunks(query, key, value)
 
-    def tile(most_queries: int, most_keys: int, kept: bool) -> Tile:
+    def tile(most_queries: int, most_keys: int) -> Tile:
         queries = _equal(tokens, max(1, most_queries // n), LANES)
-        return Tile(queries, _equal(keys, most_keys, LANES), interleaved=False, kept=kept)
+        return Tile(queries, _equal(keys, most_keys, LANES), interleaved=False)
 
-    in_cache = tile(*TILE, kept=False)
-    trained = tile(KEPT_QUERIES, keys, kept=True) if most >= tokens else in_cache
-    in_tiles = partial(_attend_in_tiles, in_cache, trained)
+    in_cache = for_gradients = tile(*TILE)
+    if 4 * n * tokens * keys <= SCORE_BYTES:
+        for_gradients = tile(KEPT_QUERIES, keys)._replace(kept=True)
+    in_tiles = partial(_attend_in_tiles, in_cache, for_gradients)
+    # Differentiated, each way also returns what only the other saves, as zeros: here the kept
+    # scores. Where both passes are one program XLA drops them.
     return jax.lax.platform_dependent(query, key, value, cpu=in_tiles, default=in_chunks)
 
 
@@ -115,13 +120,13 @@ def _equal(count: int, most: int, multiple: int = 1) -> int:
 
 
 class Tile(NamedTuple):
-    """The queries and keys whose scores exist at once.
+    """The queries and keys whose scores are computed at once.
 
     Of `k` chunks an interleaved one holds the tokens i, i + k, i + 2 k, ...: all of the image, so
     that devices which share an image by its height each do a part of every chunk. On CPU
     chunks are contiguous, which takes no copies.
 
-    Where scores are `kept`, the backward pass does not compute them again.
+    Where they are `kept`, all scores are saved for the backward pass.
     """
 
     queries: int
@@ -131,8 +136,8 @@ class Tile(NamedTuple):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend_in_tiles(tile: Tile, trained: Tile, query, key, value):
-    """`attend`; where its gradients are asked for, in tiles as `trained`."""
+def _attend_in_tiles(tile: Tile, for_gradients: Tile, query, key, value):
+    """`attend` in tiles, or in others where its gradients are asked for."""
     return _tiles_forward(None, tile, query, key, value)[0]
 
 
@@ -167,7 +172,8 @@ def _image_by_image(function: Callable) -> Callable:
 def _contexts(tile: Tile, queries, keys, values):
     """Contexts `(p, v)`, and of each query the logarithm of its softmax's sum: `(p,)`.
 
-    Both are in at least float32. Also the scores of each tile, or None where they are not kept.
+    Both are in at least float32. Third the scores `(chunks of queries, chunks of keys, queries,
+    keys)`, or None where they are not kept.
 
     Args:
         queries: (p, d).
@@ -199,17 +205,23 @@ def _contexts(tile: Tile, queries, keys, values):
 
 
 def _gradients(tile: Tile, queries, keys, values, gradients, log_sums, tilts, kept_scores):
-    """Those of queries, keys and values; `tilts: (p,)` are the mean gradients of their weights.
+    """Those of queries, keys and values.
 
-    Those of keys and values are transposed until the end: so no product transposes a tile, which
-    takes a quarter longer.
+    Those of keys and values are transposed until the end: so no product transposes a tile, with
+    which XLA:CPU would take 1.6 times as long.
+
+    Args:
+        tilts: (p,), the mean gradients of the weights of each query.
+        kept_scores: as from `_contexts`.
     """
     wide, scale = at_least_float32(queries.dtype), queries.shape[-1] ** -0.5
     arrays = queries, gradients, log_sums, tilts
     chunks_of_queries = [_chunks(each, tile.queries, tile.interleaved) for each in arrays]
+    chunks_of_keys = _chunks_of_keys(tile, keys, values, wide)
 
     def of_queries(sums, chunk):
         q, gradient, log_sum, tilt, scores_of_keys = chunk
+        # Not within the products of each tile: XLA:CPU has none of transposed bfloat16.
         transposed_q, transposed_gradient = materialize(q.T), materialize(gradient.T)
 
         def add_keys(query_gradient, chunk):
@@ -224,17 +236,18 @@ def _gradients(tile: Tile, queries, keys, values, gradients, log_sums, tilts, ke
             value_gradient += _product(transposed_gradient, weights, wide)
             return query_gradient, (key_gradient, value_gradient)
 
-        chunks = chunks_of_keys, scores_of_keys, *sums
-        query_gradient, sums = jax.lax.scan(add_keys, jnp.zeros(q.shape, wide), chunks)
+        of_keys = chunks_of_keys, scores_of_keys, *sums
+        query_gradient, sums = jax.lax.scan(add_keys, jnp.zeros(q.shape, wide), of_keys)
         return sums, query_gradient
 
-    chunks_of_keys = _chunks_of_keys(tile, keys, values, wide)
     nothing = tuple(jnp.zeros_like(x.swapaxes(1, 2), wide) for x in chunks_of_keys[:2])
     chunks = *chunks_of_queries, kept_scores
     transposed, query_gradients = jax.lax.scan(of_queries, nothing, chunks)
     found = query_gradients, *(x.swapaxes(1, 2) for x in transposed)
-    found = zip(found, (queries, keys, values), strict=True)
-    return tuple(_joined(x, len(y), tile.interleaved).astype(y.dtype) for x, y in found)
+    return tuple(
+        _joined(x, len(like), tile.interleaved).astype(like.dtype)
+        for x, like in zip(found, (queries, keys, values), strict=True)
+    )
 
 
 def _product(a: jax.Array, b: jax.Array, wide: jnp.dtype) -> jax.Array:

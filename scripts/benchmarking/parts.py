@@ -88,7 +88,7 @@ def machine(dtype: str) -> dict:
     device, dtype = jax.devices()[0], compute_dtype(dtype).name
     packages = ("jax", "jaxlib", "flax", "numpy", "torch")
     return {
-        "device": device.device_kind if device.platform != "cpu" else _processor(),
+        "device": device.device_kind if device.platform != "cpu" else processor(),
         "platform": jax.default_backend(),
         "cores": len(os.sched_getaffinity(0)),
         "torch_threads": torch.get_num_threads(),
@@ -99,7 +99,8 @@ def machine(dtype: str) -> dict:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Its name, where the system tells it."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
