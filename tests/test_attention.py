@@ -114,18 +114,24 @@ def test_tiles_stay_precise_for_large_scores_and_for_bfloat16():
     close(context.astype(jnp.float32), exact, 0.03)
 
 
-def test_gradients_stay_bounded_where_rounding_errors_of_scores_are_large():
-    """The backward pass computes the scores again, perhaps with other errors."""
-    query, key, value = 1e4 * random(1, 300, 64), 1e4 * random(1, 300, 64), random(1, 300, 4)
-    query, key = query + 1e4, key + 1e4
-    key[:, 1::2] = key[:, ::2] * (1 + 1e-6)  # nearly twins: neither has all of the weight
+def test_gradients_stay_bounded_where_rounding_errors_of_scores_are_large(monkeypatch):
+    """The backward pass computes the scores again, and not everywhere by the same kernel."""
+    contexts = attention_code._contexts
+
+    def rounded_otherwise(*inputs):
+        context, log_sums, scores = contexts(*inputs)
+        return context, log_sums * (1 - 1e-6), scores
+
+    monkeypatch.setattr(attention_code, "_contexts", rounded_otherwise)
+    tokens = 300
+    query, key = (1e4 * (random(1, tokens, 64) + 1) for _ in range(2))
 
     def loss(value):
         return self_attention(query, key, value, chunk=37).sum()
 
-    gradient = jax.jit(jax.grad(loss))(value)
+    gradient = jax.jit(jax.grad(loss))(random(1, tokens, 4))
     assert gradient.min() >= 0
-    assert gradient.sum() <= value.size * (1 + 1e-5)  # weights sum to one
+    assert gradient.max() <= tokens  # no weight is above one
 
 
 @KEPT_OR_NOT
@@ -185,8 +191,7 @@ def test_scores_wait_for_the_gradients_where_they_take_little(tokens, kept):
 
 
 def test_evaluation_keeps_no_scores():
-    tokens = 2048
-    inputs = [jax.ShapeDtypeStruct((1, tokens, 4), jnp.float32)] * 3
+    inputs = [jax.ShapeDtypeStruct((1, 4096, 4), jnp.float32)] * 3
     program = jax.jit(self_attention).lower(*inputs).compile()
     tile = 4 * attention_code.TILE[0] * attention_code.TILE[1]
     assert program.memory_analysis().temp_size_in_bytes < 2 * tile + 2**20
