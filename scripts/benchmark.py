@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarking import parts
 from benchmarking.case import Case, config_of
-from benchmarking.command_line import kept_cases, positive, require_torch, size
+from benchmarking.command_line import kept_cases, net_name, positive, require_torch, size
 from benchmarking.measuring import shares, together
 from performance_page import tables
 
@@ -71,7 +71,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="two networks, speed only, 9 rounds")
     parser.add_argument(
-        "--nets", nargs="+", metavar="METHOD:BACKBONE", help=f"default: {' '.join(NETS)}"
+        "--nets",
+        type=net_name,
+        nargs="+",
+        metavar="METHOD:BACKBONE",
+        help=f"default: {' '.join(NETS)}",
     )
     parser.add_argument("--mode", choices=("train", "eval", "both"), default="both")
     parser.add_argument("--size", type=size, default=(256, 512), metavar="HEIGHTxWIDTH")
@@ -95,9 +99,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parsed.nets = parsed.nets or (QUICK_NETS if parsed.quick else NETS)
     parsed.rounds = parsed.rounds or (9 if parsed.quick else 15)
     parsed.speed_only |= parsed.quick
-    for net in parsed.nets:
-        if net.count(":") != 1:
-            parser.error(f"--nets {net}: write METHOD:BACKBONE, as in {NETS[0]}")
     return parsed
 
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from benchmarking import measuring, parts
 from benchmarking.case import Case, Program, config_of
-from benchmarking.command_line import positive, size
+from benchmarking.command_line import net_name, positive, size
 from benchmarking.jax_program import forward_jaxpr, jax_program
 
 from openseg_jax.analysis import products
@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--net", default="fcn:resnet101", metavar="METHOD:BACKBONE")
+    parser.add_argument("--net", type=net_name, default="fcn:resnet101", metavar="METHOD:BACKBONE")
     parser.add_argument("--size", type=size, default=(256, 512), metavar="HEIGHTxWIDTH")
     parser.add_argument("--batch", type=positive, default=1)
     parser.add_argument("--rounds", type=positive, default=7)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,12 +22,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 from benchmarking import parts
-from benchmarking.command_line import positive
+from benchmarking.command_line import net_name, positive
 from performance_page import evaluation_table
 
 from openseg_jax import report
 from openseg_jax.config import default_config
 from openseg_jax.data.images import decode_image
+from openseg_jax.errors import UserError
 from openseg_jax.evaluation import batches, evaluator, inference, metrics
 from openseg_jax.evaluation.protocol import prepare
 from openseg_jax.models import segmenter
@@ -120,6 +122,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--nets",
+        type=net_name,
         nargs="+",
         default=("ocr:mobilenet_v2", "fcn:resnet101"),
         metavar="METHOD:BACKBONE",
@@ -128,7 +131,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=positive, default=5, help="turns of each way")
     parser.add_argument("--out", type=Path, default=RESULTS / "evaluation_cpu.json")
     options = parser.parse_args()
-    cases = [measure(*net.split(":"), options.images, options.rounds) for net in options.nets]
+    try:
+        cases = [measure(*net.split(":"), options.images, options.rounds) for net in options.nets]
+    except UserError as error:
+        sys.exit(f"error: {error}")
     machine = {"device": parts.processor(), "cores": len(os.sched_getaffinity(0))}
     found = {"machine": machine, "cases": cases}
     options.out.write_text(json.dumps(found, indent=1) + "\n")

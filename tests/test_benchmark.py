@@ -360,6 +360,12 @@ def test_a_size_that_is_none_says_how_to_write_one(text):
         command_line.size(text)
 
 
+def test_a_network_that_is_none_says_how_to_write_one():
+    assert command_line.net_name("ocr:resnet18") == "ocr:resnet18"
+    with pytest.raises(argparse.ArgumentTypeError, match="METHOD:BACKBONE"):
+        command_line.net_name("resnet18")
+
+
 def test_added_cases_must_be_of_the_same_machine(tmp_path):
     out, machine = tmp_path / "cases.json", {"device": "one", "cores": 2}
     assert command_line.kept_cases(out, machine) == []

@@ -21,6 +21,13 @@ def size(text: str) -> tuple[int, int]:
         ) from None
 
 
+def net_name(text: str) -> str:
+    """The argument METHOD:BACKBONE."""
+    if text.count(":") != 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: write METHOD:BACKBONE, as in ocr:mobilenet_v2")
+    return text
+
+
 def positive(text: str) -> int:
     """An argument that counts something."""
     if not text.isdecimal() or int(text) < 1:
