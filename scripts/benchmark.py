@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarking import parts
 from benchmarking.case import Case, config_of
-from benchmarking.command_line import kept_cases, net_name, positive, require_torch, size
+from benchmarking.command_line import RESULTS, kept_cases, net_name, positive, require_torch, size
 from benchmarking.measuring import shares, together
 from performance_page import tables
 
@@ -42,7 +42,6 @@ NETS = (
     "ocr:wide_resnet38",
 )
 QUICK_NETS = ("ocr:mobilenet_v2", "ocr:resnet101")
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
 
 def main() -> None:

@@ -19,14 +19,13 @@ import math
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from benchmarking import measuring, parts
 from benchmarking.case import Program
-from benchmarking.command_line import kept_cases, positive, require_torch, size
+from benchmarking.command_line import RESULTS, kept_cases, positive, require_torch, size
 from flax import nnx
 
 from openseg_jax.analysis import count_macs
@@ -40,7 +39,6 @@ from openseg_jax.models.resnet import ResNet
 from openseg_jax.preprocessing import compute_dtype
 from openseg_jax.progress import progress
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 METHODS = ("ocnet", "isa", "ocr")
 SIZES = ((64, 64), (97, 97), (128, 128), (128, 256))
 CHANNELS, KEY_CHANNELS, WINDOW, CLASSES = 512, 256, (8, 8), 19

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from benchmarking import measuring, parts
 from benchmarking.case import Case, Program, config_of
-from benchmarking.command_line import net_name, positive, size
+from benchmarking.command_line import RESULTS, net_name, positive, size
 from benchmarking.jax_program import forward_jaxpr, jax_program
 
 from openseg_jax.analysis import products
@@ -34,8 +34,6 @@ from openseg_jax.errors import UserError
 from openseg_jax.main import use_huge_pages
 from openseg_jax.models import segmenter
 from openseg_jax.models.convolve import convolve, convolve_general
-
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
 
 @dataclasses.dataclass(frozen=True)

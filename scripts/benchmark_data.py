@@ -17,7 +17,6 @@ import io
 import itertools
 import json
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from benchmarking import measuring, parts
-from benchmarking.command_line import positive
+from benchmarking.command_line import RESULTS, positive
 from ml_collections import ConfigDict
 from performance_page import STRAIGHT, data_table
 from PIL import Image
@@ -41,7 +40,6 @@ from openseg_jax.data.pipeline import training_batches
 from openseg_jax.data.toy.scene import draw
 from openseg_jax.progress import progress
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 CROP = 512, 1024
 
 
@@ -148,7 +146,7 @@ def measure(count: int, rounds: int) -> dict:
     examples = [make_example(index) for index in range(8)]
     encoded = [(e.image, cv2.imencode(".png", e.label)[1].tobytes()) for e in examples]
     found = {
-        "machine": {"device": parts.processor(), "cores": len(os.sched_getaffinity(0))},
+        "machine": {"device": parts.processor(), "cores": len(measuring.cores())},
         "load": [measuring.load()],
         "operations": operations(examples[0]),
     }

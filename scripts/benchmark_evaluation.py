@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -21,8 +20,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from benchmarking import parts
-from benchmarking.command_line import net_name, positive
+from benchmarking import measuring, parts
+from benchmarking.command_line import RESULTS, net_name, positive
 from performance_page import evaluation_table
 
 from openseg_jax import report
@@ -34,7 +33,6 @@ from openseg_jax.evaluation.protocol import prepare
 from openseg_jax.models import segmenter
 from openseg_jax.progress import progress
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 SIZES = ((256, 384), (240, 320), (256, 341))
 
 
@@ -135,7 +133,7 @@ def main() -> None:
         cases = [measure(*net.split(":"), options.images, options.rounds) for net in options.nets]
     except UserError as error:
         sys.exit(f"error: {error}")
-    machine = {"device": parts.processor(), "cores": len(os.sched_getaffinity(0))}
+    machine = {"device": parts.processor(), "cores": len(measuring.cores())}
     found = {"machine": machine, "cases": cases}
     options.out.write_text(json.dumps(found, indent=1) + "\n")
     print(evaluation_table(found))

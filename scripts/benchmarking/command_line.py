@@ -9,6 +9,8 @@ from pathlib import Path
 
 from openseg_jax.errors import UserError
 
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+
 
 def size(text: str) -> tuple[int, int]:
     """The argument HEIGHTxWIDTH."""

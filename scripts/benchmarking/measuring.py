@@ -99,9 +99,9 @@ def handover() -> float:
     (OCNet's module on 64x64 pixels 135 -> 175 ms), PyTorch's work on the same rows throughout.
     With more than two cores 1 too: they have several caches anyway.
     """
-    if not hasattr(os, "sched_setaffinity") or len(_cores()) != 2:
+    if not hasattr(os, "sched_setaffinity") or len(cores()) != 2:
         return 1.0
-    block, (core, last) = np.zeros(2**17, np.float32), sorted(_cores())
+    block, (core, last) = np.zeros(2**17, np.float32), sorted(cores())
 
     def work(core):
         os.sched_setaffinity(0, {core})  # of this thread alone
@@ -149,11 +149,11 @@ def _measure(program: Program, steps: int) -> dict[str, float]:
     program.wait()
     wall = time.perf_counter() - begin
     cpu = time.process_time() - cpu
-    others = max(0.0, _busy_seconds() - busy - cpu) / (wall * len(_cores()))
+    others = max(0.0, _busy_seconds() - busy - cpu) / (wall * len(cores()))
     return {"wall": wall / steps, "cpu": cpu / steps, "host": host, "others": others}
 
 
-def _cores() -> set[int]:
+def cores() -> set[int]:
     """Those that this process may use; where the system does not tell, all."""
     if not hasattr(os, "sched_getaffinity"):
         return set(range(os.cpu_count()))
@@ -168,7 +168,7 @@ def _busy_seconds() -> float:
     statistics_of_kernel = Path("/proc/stat")
     if not statistics_of_kernel.exists():
         return time.process_time()
-    ours, ticks = {f"cpu{core}" for core in _cores()}, 0
+    ours, ticks = {f"cpu{core}" for core in cores()}, 0
     for line in statistics_of_kernel.read_text().splitlines():
         name, *times = line.split()
         if name in ours:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import time
 from pathlib import Path
@@ -90,7 +89,7 @@ def machine(dtype: str) -> dict:
     return {
         "device": device.device_kind if device.platform != "cpu" else processor(),
         "platform": jax.default_backend(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(measuring.cores()),
         "torch_threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
