@@ -22,8 +22,7 @@ from openseg_jax.compilation import compiler_options
 from openseg_jax.errors import UserError
 from openseg_jax.evaluation.protocol import Protocol, prepare
 from openseg_jax.models import isa, ocnet, ocr, segmenter
-from openseg_jax.models.pool import max_pool
-from openseg_jax.models.resize import resize_bilinear
+from openseg_jax.models.layers import max_pool, resize_bilinear
 from openseg_jax.predictor import Predictor, load_network
 from openseg_jax.preprocessing import normalize
 

@@ -33,7 +33,7 @@ from openseg_jax.compilation import compiler_options
 from openseg_jax.errors import UserError
 from openseg_jax.main import use_huge_pages
 from openseg_jax.models import segmenter
-from openseg_jax.models.convolve import convolve, convolve_general
+from openseg_jax.models.layers.convolve import convolve, convolve_general
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,6 @@ import pytest
 from modules import attention, call, close, evaluate, random, softmax
 
 from openseg_jax.data.dataset import IGNORE
-from openseg_jax.models import attention as attention_code
 from openseg_jax.models.ideal_ocr import (
     LabelledAttention,
     gather_labelled_objects,
@@ -22,6 +21,7 @@ from openseg_jax.models.isa import (
     long_range_attention,
     short_range_attention,
 )
+from openseg_jax.models.layers import attention as attention_code
 from openseg_jax.models.ocr import attend_to_objects, gather_objects
 
 # ISA
@@ -70,7 +70,7 @@ def test_groups_a_few_at_a_time_are_all_groups(few, monkeypatch):
 SHARED = """
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from openseg_jax.models import attention as attention_code
+from openseg_jax.models.layers import attention as attention_code
 
 attention_code.MANY_SCORES, attention_code.FEW_SCORES = 1, 50
 mesh = jax.make_mesh((4,), ("batch",))

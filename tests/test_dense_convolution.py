@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 
 from openseg_jax.config import default_config
-from openseg_jax.models import convolve as convolve_module
-from openseg_jax.models import segmenter, winograd
-from openseg_jax.models.convolve import convolve, convolve_general
-from openseg_jax.models.layers import Conv, ConvNormAct
+from openseg_jax.models import segmenter
+from openseg_jax.models.layers import Conv, ConvNormAct, winograd
+from openseg_jax.models.layers import convolve as convolve_module
+from openseg_jax.models.layers.convolve import convolve, convolve_general
 
 GEOMETRIES = [
     # stride, dilation, padding, (h, w)
@@ -105,6 +105,7 @@ def test_where_winograd_is_used(faster, size, kernel, stride, dilation, padding,
     assert winograd.is_faster(x, kernel, stride, dilation, padding) == faster
 
 
+@pytest.mark.slow
 def test_a_network_is_the_same_by_winograd_and_by_products(monkeypatch):
     model = default_config().model
     model.update(dict(method="ocr", backbone="resnet18", num_classes=4))

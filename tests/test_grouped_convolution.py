@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from openseg_jax.models.convolve import convolve, convolve_general
+from openseg_jax.models.layers.convolve import convolve, convolve_general
 
 RNG = np.random.default_rng(0)
 

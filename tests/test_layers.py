@@ -9,12 +9,19 @@ import pytest
 from flax import nnx
 
 from openseg_jax.errors import UserError
-from openseg_jax.models import convolve as convolve_module
-from openseg_jax.models import layers, resize
-from openseg_jax.models.convolve import convolve
-from openseg_jax.models.layers import BatchNorm, Conv, ConvNormAct
-from openseg_jax.models.pool import average_pool, max_pool
-from openseg_jax.models.resize import resize_bilinear
+from openseg_jax.models import layers
+from openseg_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    ConvNormAct,
+    average_pool,
+    batch_norm,
+    max_pool,
+    resize,
+    resize_bilinear,
+)
+from openseg_jax.models.layers import convolve as convolve_module
+from openseg_jax.models.layers.convolve import convolve
 
 RNG = np.random.default_rng(0)
 
@@ -154,9 +161,9 @@ def split(module):
     return (nnx.to_pure_dict(nnx.state(module, kind)) for kind in (nnx.Param, nnx.BatchStat))
 
 
-@pytest.mark.parametrize("few_samples", [0, layers.FEW_SAMPLES])
+@pytest.mark.parametrize("few_samples", [0, batch_norm.FEW_SAMPLES])
 def test_batch_norm_statistics_far_from_zero(monkeypatch, few_samples):
-    monkeypatch.setattr(layers, "FEW_SAMPLES", few_samples)
+    monkeypatch.setattr(batch_norm, "FEW_SAMPLES", few_samples)
     norm = BatchNorm(3)
     params, stats = split(norm)
     x = random(4, 5, 6, 3) * 2.8 + np.array([1000, -50, 0], np.float32)
@@ -171,10 +178,10 @@ def test_batch_norm_statistics_far_from_zero(monkeypatch, few_samples):
     np.testing.assert_allclose(stats["var"], var * n / (n - 1), rtol=1e-4)
 
 
-@pytest.mark.parametrize("few_samples", [0, layers.FEW_SAMPLES])
+@pytest.mark.parametrize("few_samples", [0, batch_norm.FEW_SAMPLES])
 def test_batch_norm_of_a_first_step_and_with_a_constant(monkeypatch, few_samples):
     """Means up to 30 standard deviations before there are statistics; a constant of any size."""
-    monkeypatch.setattr(layers, "FEW_SAMPLES", few_samples)
+    monkeypatch.setattr(batch_norm, "FEW_SAMPLES", few_samples)
     x = random(4, 9, 9, 2) * 0.1
     expected = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
     offset = np.array([3, -2], np.float32)
@@ -187,10 +194,10 @@ def test_batch_norm_of_a_first_step_and_with_a_constant(monkeypatch, few_samples
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("few_samples", [0, layers.FEW_SAMPLES])
+@pytest.mark.parametrize("few_samples", [0, batch_norm.FEW_SAMPLES])
 def test_a_norm_that_is_told_the_bias_equals_one_after_it(monkeypatch, few_samples, training):
     """In training it is only the running mean that a bias changes."""
-    monkeypatch.setattr(layers, "FEW_SAMPLES", few_samples)
+    monkeypatch.setattr(batch_norm, "FEW_SAMPLES", few_samples)
     block = ConvNormAct(4, 3, rng=np.random.default_rng(1))
     block.conv.bias.set_value(np.array([20, -3, 0.5], np.float32))
     block.norm_act.bn.mean.set_value(np.array([19, -3, 0], np.float32))
@@ -245,9 +252,9 @@ def test_batch_norm_evaluates_with_running_statistics_and_keeps_the_dtype(norm):
     assert module(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("few_samples", [0, layers.FEW_SAMPLES])
+@pytest.mark.parametrize("few_samples", [0, batch_norm.FEW_SAMPLES])
 def test_batch_norm_trains_as_torch_does(monkeypatch, few_samples):
-    monkeypatch.setattr(layers, "FEW_SAMPLES", few_samples)
+    monkeypatch.setattr(batch_norm, "FEW_SAMPLES", few_samples)
     torch = pytest.importorskip("torch")
     norm, reference = BatchNorm(5), torch.nn.BatchNorm2d(5).train()
     params, stats = split(norm)

@@ -51,7 +51,7 @@ def test_auto_dtype_is_that_of_the_target():
 PROGRAM = """HloModule jit_train_step, is_scheduled=true, num_partitions=8
 
 FileNames
-1 "/somewhere/openseg_jax/models/layers.py"
+1 "/somewhere/openseg_jax/models/layers/modules.py"
 2 "/somewhere/openseg_jax/models/resnet.py"
 
 FileLocations
@@ -99,7 +99,7 @@ def test_largest_buffers_of_a_program():
     assert buffers["f32[512,512]"].size == 4 * 512 * 512
     assert buffers["bf16[1000,3]"].size == 2 * 1000 * 128  # in tiles of 128 lanes
     assert buffers["f32[8,8]"].size == 4 * 8 * 128
-    assert buffers["f32[8,8]"].source == "layers.py:91 < resnet.py:12"
+    assert buffers["f32[8,8]"].source == "modules.py:91 < resnet.py:12"
     assert buffers["s16[64]"].size == 128
     assert len(hlo.largest_buffers(PROGRAM, 1)) == 1
 

@@ -14,8 +14,8 @@ from openseg_jax.bridge.torch_files import read_checkpoint
 from openseg_jax.data import catalog
 from openseg_jax.evaluation import batches, inference, metrics
 from openseg_jax.evaluation.protocol import Protocol
+from openseg_jax.models.layers import resize_bilinear
 from openseg_jax.models.mobilenet_v2 import MobileNetV2
-from openseg_jax.models.resize import resize_bilinear
 
 SIDE = 513  # longest side of an image; the rest of the square is grey, which is 0 for the network
 GREY = SimpleNamespace(channel_order="rgb", scale=255.0, mean=(0.5, 0.5, 0.5))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from modules import attention, close, evaluate, random
 
-from openseg_jax.models import attention as attention_code
-from openseg_jax.models.attention import self_attention
+from openseg_jax.models.layers import attention as attention_code
+from openseg_jax.models.layers import self_attention
 from openseg_jax.models.ocnet import SelfAttention
 
 
@@ -202,7 +202,7 @@ def test_self_attention_of_a_pooled_map_keeps_its_size(scale):
 SHARED_HEIGHT = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from openseg_jax.models import attention
+from openseg_jax.models.layers import attention
 
 attention.MANY_SCORES, attention.LANES = 1, 1
 attention.TILE, attention.KEPT_QUERIES = (8, 8), 8

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from openseg_jax.models import shifted
-from openseg_jax.models.convolve import convolve, convolve_general
+from openseg_jax.models.layers import shifted
+from openseg_jax.models.layers.convolve import convolve, convolve_general
 
 GEOMETRIES = [
     # stride, dilation, padding, (h, w)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from openseg_jax.models.resize import resize_bilinear
+from openseg_jax.models.layers import resize_bilinear
 
 Forward = Callable[[dict, jax.Array], jax.Array]
 

@@ -21,7 +21,7 @@ from openseg_jax.evaluation import directions
 from openseg_jax.evaluation.inference import Inference, under_protocol
 from openseg_jax.evaluation.protocol import Protocol, prepare, total_weight
 from openseg_jax.models import segmenter
-from openseg_jax.models.resize import resize_bilinear
+from openseg_jax.models.layers import resize_bilinear
 from openseg_jax.preprocessing import compute_dtype, normalize
 
 SEMANTIC_SCALE, INSTANCE_SCALE = 2, 1  # steps of an offset, as published

@@ -12,8 +12,7 @@ from flax import nnx
 from openseg_jax.models.asp_ocr import ASPOCRModule
 from openseg_jax.models.blocks import pointwise
 from openseg_jax.models.fcn import ConvClassifier
-from openseg_jax.models.layers import Conv, ConvNormAct, Rng, dropout2d
-from openseg_jax.models.resize import resize_bilinear
+from openseg_jax.models.layers import Conv, ConvNormAct, Rng, dropout2d, resize_bilinear
 
 
 class EdgeModule(nnx.Module):

@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from openseg_jax.models.layers import BatchNorm, Conv, Rng, Sequential, call, relu
-from openseg_jax.models.resize import resize_bilinear
+from openseg_jax.models.layers import BatchNorm, Conv, Rng, Sequential, call, relu, resize_bilinear
 
 BLOCKS = 4  # residual blocks of each branch of a module, and of HRNetV2's `layer1`
 

@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from openseg_jax.models.attention import attend_in_groups
 from openseg_jax.models.blocks import pointwise
 from openseg_jax.models.fcn import ConvClassifier
-from openseg_jax.models.layers import Conv, ConvNormAct, Rng, dropout2d
+from openseg_jax.models.layers import Conv, ConvNormAct, Rng, attend_in_groups, dropout2d
 
 
 def long_range_attention(

@@ -9,12 +9,19 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
-from openseg_jax.models.attention import self_attention
 from openseg_jax.models.blocks import AtrousPyramid, pointwise
 from openseg_jax.models.fcn import ConvClassifier
-from openseg_jax.models.layers import Conv, ConvNormAct, NormAct, Rng, dropout2d, zeros
-from openseg_jax.models.pool import max_pool
-from openseg_jax.models.resize import resize_bilinear
+from openseg_jax.models.layers import (
+    Conv,
+    ConvNormAct,
+    NormAct,
+    Rng,
+    dropout2d,
+    max_pool,
+    resize_bilinear,
+    self_attention,
+    zeros,
+)
 
 
 class SelfAttention(nnx.Module):

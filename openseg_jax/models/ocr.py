@@ -13,11 +13,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from openseg_jax.models.attention import at_least_float32
 from openseg_jax.models.blocks import pointwise
 from openseg_jax.models.fcn import ConvClassifier
-from openseg_jax.models.layers import Conv, ConvNormAct, Rng, Sequential, dropout2d
-from openseg_jax.models.resize import resize_bilinear
+from openseg_jax.models.layers import (
+    Conv,
+    ConvNormAct,
+    Rng,
+    Sequential,
+    at_least_float32,
+    dropout2d,
+    resize_bilinear,
+)
 
 
 def gather_objects(region_logits: jax.Array, pixels: jax.Array) -> jax.Array:

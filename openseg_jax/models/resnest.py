@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from openseg_jax.models.layers import BatchNorm, Rng, Sequential, call, relu
-from openseg_jax.models.pool import average_pool, max_pool
+from openseg_jax.models.layers import BatchNorm, Rng, Sequential, average_pool, call, max_pool, relu
 from openseg_jax.models.resnet import PLANES, blocks_of, fan_out_conv, stage_strides
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 200: (3, 24, 36, 3), 269: (3, 30, 48, 8)}

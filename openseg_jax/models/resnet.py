@@ -13,8 +13,16 @@ import jax
 from flax import nnx
 
 from openseg_jax.errors import UserError
-from openseg_jax.models.layers import BatchNorm, Conv, Rng, Sequential, call, normal_fan_out, relu
-from openseg_jax.models.pool import max_pool
+from openseg_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    Rng,
+    Sequential,
+    call,
+    max_pool,
+    normal_fan_out,
+    relu,
+)
 
 BLOCKS = {  # a stage, by depth (table 1 of the paper)
     18: (2, 2, 2, 2),

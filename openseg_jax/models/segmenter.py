@@ -16,11 +16,10 @@ from openseg_jax.models.fcn import FCNHead
 from openseg_jax.models.hrnet import HRNet2x20, HRNetV2, merge_resolutions
 from openseg_jax.models.ideal_ocr import IdealOCRHead
 from openseg_jax.models.isa import ISAHead
-from openseg_jax.models.layers import Rng
+from openseg_jax.models.layers import Rng, resize_bilinear
 from openseg_jax.models.mobilenet_v2 import MobileNetV2
 from openseg_jax.models.ocnet import ASPOCNetHead, OCNetHead
 from openseg_jax.models.ocr import OCRHead
-from openseg_jax.models.resize import resize_bilinear
 from openseg_jax.models.resnest import ResNeSt
 from openseg_jax.models.resnet import RESNEXT, ResNet
 from openseg_jax.models.segfix import SegFixHead

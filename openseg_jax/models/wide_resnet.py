@@ -10,8 +10,7 @@ import jax
 from flax import nnx
 
 from openseg_jax.errors import UserError
-from openseg_jax.models.layers import Conv, NormAct, Rng, call
-from openseg_jax.models.pool import max_pool
+from openseg_jax.models.layers import Conv, NormAct, Rng, call, max_pool
 from openseg_jax.models.resnet import blocks_of
 
 BLOCKS = {16: (1, 1, 1, 1, 1, 1), 20: (1, 1, 1, 3, 1, 1), 38: (3, 3, 6, 3, 1, 1)}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from openseg_jax.data.dataset import IGNORE
-from openseg_jax.models.resize import resize_bilinear
+from openseg_jax.models.layers import resize_bilinear
 from openseg_jax.training.cross_entropy import balanced_cross_entropy
 
 

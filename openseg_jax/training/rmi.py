@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from openseg_jax.data.dataset import IGNORE
-from openseg_jax.models.pool import max_pool
+from openseg_jax.models.layers import max_pool
 
 RIDGE = 1e-3  # added to the diagonal of covariances, which are sums over positions, not means
 LEAST_PROBABILITY = 1e-6

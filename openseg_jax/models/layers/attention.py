@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from openseg_jax.models.convolve import materialize
+from openseg_jax.models.layers.convolve import materialize
 
 
 def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:

@@ -16,7 +16,7 @@ from itertools import accumulate
 import jax
 import jax.numpy as jnp
 
-from openseg_jax.models import shifted, winograd
+from openseg_jax.models.layers import shifted, winograd
 
 
 def convolve(

@@ -30,7 +30,11 @@ _barrier = jax.lax.optimization_barrier
 
 
 def is_faster(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: int) -> bool:
-    """Whether this is made for such a convolution on a CPU, in float32 or more."""
+    """Whether this is made for such a convolution on a CPU, in float32 or more.
+
+    On 32x64 pixels with the gradients: 512 to 512 channels at dilation 4 76 -> 40 ms, 256 to 256 at
+    dilation 2 18.6 -> 11.5.
+    """
     n, h, w, _ = x.shape
     covered = _up(h, 2 * dilation) * _up(w, 2 * dilation)
     return (
