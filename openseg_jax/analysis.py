@@ -69,7 +69,7 @@ def _part(name: str, module: nnx.Module, apply, inputs) -> Part:
 
 def count_macs(jaxpr) -> int:
     """Multiply-accumulates of the convolutions and matrix products of a traced program."""
-    return sum(times * _macs_of(equation) for equation, times in products(jaxpr))
+    return sum(times * macs_of(equation) for equation, times in products(jaxpr))
 
 
 def products(jaxpr, times: int = 1) -> Iterator[tuple[Any, int]]:
@@ -83,11 +83,12 @@ def products(jaxpr, times: int = 1) -> Iterator[tuple[Any, int]]:
             yield from products(parameters["branches"][-1].jaxpr, times)
         else:
             repeats = parameters.get("length", 1) if name == "scan" else 1
-            for inner in _inner_jaxprs(parameters):
+            for inner in inner_jaxprs(parameters):
                 yield from products(inner, times * repeats)
 
 
-def _macs_of(equation) -> int:
+def macs_of(equation) -> int:
+    """Those of a convolution or a matrix product."""
     parameters = equation.params
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = parameters["dimension_numbers"]
@@ -99,7 +100,8 @@ def _macs_of(equation) -> int:
     return math.prod(equation.outvars[0].aval.shape) * each
 
 
-def _inner_jaxprs(parameters: dict):
+def inner_jaxprs(parameters: dict) -> Iterator[Any]:
+    """The programs that an equation calls."""
     for value in parameters.values():
         jaxpr = getattr(value, "jaxpr", value)
         if hasattr(jaxpr, "eqns"):

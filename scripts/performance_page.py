@@ -227,11 +227,56 @@ def evaluation_row(case: dict) -> list[str]:
     ]
 
 
+ROOFLINE = (
+    "network",
+    "input",
+    "TFLOP a step",
+    "JAX GB moved",
+    "PyTorch GB moved",
+    "JAX ms",
+    "PyTorch ms",
+    "time, JAX / PyTorch",
+    "JAX images/s",
+    "share of peak",
+)
+
+
+def roofline_table(predicted: dict) -> str:
+    """The cases of a file that `roofline.py` wrote, as Markdown."""
+    chip = predicted["chip"]
+    lines = [
+        f"{chip['name']}, bfloat16: {chip['flops'] / 1e12:,.0f} TFLOP/s and "
+        f"{chip['bandwidth'] / 1e12:,.2f} TB/s by its data sheet. Predicted, not measured.",
+        "",
+    ]
+    rows = [roofline_row(case, chip["flops"]) for case in predicted["cases"]]
+    return "\n".join(lines + _table(ROOFLINE, rows))
+
+
+def roofline_row(case: dict, peak: float) -> list[str]:
+    """One line: what both sides compute and move, and how long that takes."""
+    ours, theirs = case["sides"]["jax"], case["sides"]["torch"]
+    flops = theirs["flops"]  # ours are more where the gradient of resizing is a product
+    return [
+        _name(case),
+        _input(case),
+        f"{flops / 1e12:,.2f}",
+        f"{ours['bytes'] / 1e9:,.1f}",
+        f"{theirs['bytes'] / 1e9:,.1f}",
+        f"{1e3 * ours['seconds']:,.1f}",
+        f"{1e3 * theirs['seconds']:,.1f}",
+        f"{ours['seconds'] / theirs['seconds']:.2f}",
+        f"{case['case']['batch'] / ours['seconds']:,.0f}",
+        f"{flops / ours['seconds'] / peak:.0%}",
+    ]
+
+
 TABLES = {
     "attention": attention_table,
     "convolutions": convolution_table,
     "data": data_table,
     "evaluation": evaluation_table,
+    "roofline": roofline_table,
 }
 
 SPEED = (

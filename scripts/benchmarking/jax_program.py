@@ -100,6 +100,19 @@ def _program(start, last: dict, facts: dict) -> Program:
     )
 
 
+def step_jaxpr(case: Case):
+    """The whole step as it is traced: of the trainer, or an evaluation with its norms unfolded."""
+    if case.mode == "eval":
+        return forward_jaxpr(case)
+    from openseg_jax import preflight  # here, for the same reason
+
+    config = config_of(case)
+    config.augment.crop = case.size
+    state, graphs = preflight.abstract_state(config)
+    traced = preflight.trace_train_step(config, jax.devices()[:1], state, graphs["train"])
+    return traced.jaxpr.jaxpr
+
+
 def forward_macs(case: Case) -> int:
     """Multiply-accumulates of `forward_jaxpr`."""
     return count_macs(forward_jaxpr(case))

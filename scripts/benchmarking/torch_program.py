@@ -28,7 +28,7 @@ def calibrated_weights(twin: torch.nn.Module, case: Case) -> dict:
             module.reset_running_stats()
             module.momentum = None  # an average over all batches, of which there is one
     device = _device()
-    twin.train().to(device)(_images(case)[:1].to(device))
+    twin.train().to(device)(images_of(case)[:1].to(device))
     return {key: value.cpu().numpy() for key, value in twin.state_dict().items()}
 
 
@@ -36,7 +36,7 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _images(case: Case) -> torch.Tensor:
+def images_of(case: Case) -> torch.Tensor:
     """`(n, 3, h, w)` in channels-last order, on the CPU."""
     return torch.from_numpy(network_input(case)).permute(0, 3, 1, 2)
 
@@ -49,11 +49,10 @@ def torch_program(case: Case, twin: torch.nn.Module, compiled: bool = False) -> 
         torch_twins.fold_batch_norm(twin, torch.zeros(1, 3, 65, 65))
         twin.requires_grad_(False)
     twin = twin.to(device, memory_format=torch.channels_last)
-    images = _images(case).to(device)
+    images = images_of(case).to(device)
     assert images.is_contiguous(memory_format=torch.channels_last)
     network = torch.compile(twin) if compiled else twin
-    make = _training if case.mode == "train" else _evaluation
-    last, start = make(case, network, images, device)
+    last, start = step_of(case, network, images)
 
     def memory():
         if device.type == "cpu":
@@ -66,6 +65,12 @@ def torch_program(case: Case, twin: torch.nn.Module, compiled: bool = False) -> 
 
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     return Program(start, wait, output, memory, facts={})
+
+
+def step_of(case: Case, network: torch.nn.Module, images: torch.Tensor):
+    """Where a step puts its output, as `{"output": …}`, and what runs one."""
+    make = _training if case.mode == "train" else _evaluation
+    return make(case, network, images, images.device)
 
 
 def _precision(case: Case, device: torch.device):

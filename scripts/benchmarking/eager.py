@@ -1,0 +1,106 @@
+"""The kernels of PyTorch's eager step: one an operation, each with its operands in memory."""
+
+from __future__ import annotations
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+from torch_twins import fold_batch_norm
+
+from benchmarking.case import Case
+from benchmarking.roofline import Kernel
+from benchmarking.torch_program import images_of, step_of, twin_of
+
+# Operands that are read in a second pass: the map after its statistics are known, and with the sums
+# of the gradient.
+READ_TWICE = {
+    "_native_batch_norm_legit": (0,),
+    "native_batch_norm": (0,),
+    "native_batch_norm_backward": (0, 1),
+}
+ONLY_WRITTEN = {"copy_", "fill_", "zero_"}  # their first operand
+UNWRITTEN = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+
+
+def eager_kernels(case: Case) -> list[Kernel]:
+    """Of one step of the twin, which is only followed: nothing is computed or allocated.
+
+    Followed is PyTorch on a CPU, autocast as there. Of a GPU's is that a convolution adds its bias
+    in a pass of its own.
+    """
+    follow = _Follow()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        twin = _channels_last(twin_of(case))
+        if case.mode == "eval":
+            fold_batch_norm(twin, torch.zeros(1, 3, 65, 65))
+        images = images_of(case).contiguous(memory_format=torch.channels_last)
+        _, step = step_of(case, twin, images)
+        step()  # after which the optimizer has its momentum
+        with follow:
+            step()
+    return follow.kernels
+
+
+def _channels_last(twin: torch.nn.Module) -> torch.nn.Module:
+    """`twin.to(memory_format=torch.channels_last)`, which parameters without values refuse."""
+    for module in twin.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim == 4:
+                values = parameter.detach().contiguous(memory_format=torch.channels_last)
+                setattr(module, name, torch.nn.Parameter(values))
+    return twin
+
+
+class _Follow(TorchDispatchMode):
+    """Notes down the kernels of operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernels: list[Kernel] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function.namespace != "aten":  # questions, such as for the device
+            return function(*args, **kwargs)
+        outputs = NotImplemented
+        # Resizing is one kernel, which inference would have in pieces.
+        if function.overloadpacket is not torch.ops.aten.upsample_bilinear2d:
+            with self:  # what consists of other operations is followed into them
+                outputs = function.decompose(*args, **kwargs)
+        if outputs is NotImplemented:
+            outputs = function(*args, **kwargs)
+            name = function.overloadpacket.__name__
+            if not function.is_view and name not in UNWRITTEN:
+                self.kernels += _kernels(name, args, kwargs, outputs)
+        return outputs
+
+
+def _kernels(name: str, args: tuple, kwargs: dict, outputs) -> list[Kernel]:
+    if name == "convolution":
+        x, weight, bias = args[:3]
+        flops = 2 * outputs.numel() * weight[0].numel()
+        kernels = [_kernel(name, flops, x, weight, outputs)]
+        return kernels + ([] if bias is None else [_kernel("bias", 0, outputs, outputs, bias)])
+    if name == "convolution_backward":
+        gradient, x, weight = args[:3]
+        flops = 2 * gradient.numel() * weight[0].numel()
+        of_x, of_weight, of_bias = outputs
+        kernels = [_kernel(name, flops, gradient, x, of_weight)]
+        if of_x is not None:
+            kernels.append(_kernel(name, flops, gradient, weight, of_x))
+        return kernels + ([] if of_bias is None else [_kernel("bias", 0, gradient, of_bias)])
+    inputs = tree_leaves((args[1:] if name in ONLY_WRITTEN else args, kwargs))
+    twice = (args[index] for index in READ_TWICE.get(name, ()))
+    count = flop_registry.get(getattr(torch.ops.aten, name.replace("_for_cpu", "")))
+    flops = count(*args, **kwargs, out_val=outputs) if count else 0
+    return [_kernel(name, flops, *inputs, *tree_leaves(outputs), *twice)]
+
+
+def _kernel(name: str, flops: int, *arrays) -> Kernel:
+    """That reads or writes each of the tensors among `arrays`."""
+    tensors = [each for each in arrays if isinstance(each, torch.Tensor)]
+    wide = bool(flops) and tensors[0].element_size() > 2
+    moved = sum(each.numel() * each.element_size() for each in tensors)
+    return Kernel(name, flops, moved, wide=wide)
