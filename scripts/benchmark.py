@@ -2,7 +2,9 @@
 
     python scripts/benchmark.py                  # every network, training and evaluation
     python scripts/benchmark.py --quick          # two networks, speed only
-    python scripts/benchmark.py --size 512x1024 --batch 8 --compile   # a GPU, bfloat16 and AMP
+    # a GPU, bfloat16 and AMP: training, then whole images
+    python scripts/benchmark.py --mode train --size 512x1024 --batch 8 --compile
+    python scripts/benchmark.py --mode eval --size 1024x2048 --batch 1 --compile --add
 
 Each measurement runs in three processes one after the other, in which both frameworks take turns;
 others start one framework alone with an empty and with a filled compilation cache.

@@ -14,8 +14,10 @@ def resize_bilinear(
 ) -> jax.Array:
     """Bilinear resize of `x: (n, h, w, c)` to `(n, *size, c)`, as torch's `interpolate`.
 
-    No antialiasing, up or down. Gathers two neighbours an axis on CPU and GPU, multiplies by
-    interpolation matrices on TPU; the gradient is matrix products everywhere (no scatter).
+    No antialiasing, up or down. Gathers two neighbours an axis on CPU and GPU: on CPU, 256 channels
+    from 32x64 to 64x128, 0.5 ms where interpolation matrices take 4.6. On TPU it multiplies by
+    those, as `jax.image.resize` does everywhere; which is faster there is not measured. The
+    gradient is matrix products everywhere (no scatter).
     """
     if tuple(x.shape[1:3]) == tuple(size):
         return x
