@@ -114,9 +114,7 @@ def require_twins(nets: list[str]) -> None:
             with torch.device("meta"):  # takes neither memory nor random numbers
                 torch_twins.build(config_of(case).model)
         except ValueError as error:
-            raise UserError(
-                f"--nets {net}: {error}. Those of a full run: {', '.join(NETS)}"
-            ) from None
+            raise UserError(f"--nets {net}: {error}. For example: {', '.join(NETS)}") from None
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> int:

@@ -244,7 +244,7 @@ def test_the_command_measures_and_saves(tmp_path):
     assert modes == ["eval", "train"]
 
 
-@pytest.mark.parametrize("net", ["fcn:hrnet_w18", "ocr:nothing", "foo:resnet18"])
+@pytest.mark.parametrize("net", ["fcn:hrnet_w18", "ocr:nothing", "foo:resnet18", "ocr:resnet999"])
 def test_networks_without_a_twin_are_refused_before_anything_is_measured(net, monkeypatch):
     monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("measured"))
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "--nets", "ocr:mobilenet_v2", net])

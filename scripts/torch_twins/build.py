@@ -50,5 +50,8 @@ def _backbone(model) -> nn.Module:
     for pattern, (constructor, known) in BACKBONES.items():
         if found := re.fullmatch(pattern, model.backbone):
             options = {name: model[name] for name in known if model[name] is not None}
-            return constructor(*map(int, found.groups()), **options)
+            try:
+                return constructor(*map(int, found.groups()), **options)
+            except KeyError:  # a family of ours, but not of this depth or width
+                break
     raise ValueError(f"there is no PyTorch twin of the backbone {model.backbone}")
