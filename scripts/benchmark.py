@@ -28,7 +28,7 @@ from benchmarking import parts
 from benchmarking.case import Case, config_of
 from benchmarking.command_line import RESULTS, kept_cases, net_name, positive, require_torch, size
 from benchmarking.measuring import shares, together
-from performance_page import tables
+from benchmarking.network_tables import network_tables
 
 from openseg_jax import __version__
 from openseg_jax.errors import UserError
@@ -139,7 +139,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> int:
         cases = [each for each in cases if each["case"] != result["case"]] + [result]
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps({"machine": about, "cases": cases}, indent=1) + "\n")
-    print(tables({"machine": about, "cases": cases}))
+    print(network_tables({"machine": about, "cases": cases}))
     print(f"Saved in {out}.")
     return failed
 

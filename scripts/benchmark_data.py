@@ -28,8 +28,8 @@ import cv2
 import numpy as np
 from benchmarking import measuring, parts
 from benchmarking.command_line import RESULTS, positive
+from benchmarking.part_tables import STRAIGHT, data_table
 from ml_collections import ConfigDict
-from performance_page import STRAIGHT, data_table
 from PIL import Image
 
 from openseg_jax.config import default_config

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from benchmarking import measuring, parts
 from benchmarking.command_line import RESULTS, net_name, positive
-from performance_page import evaluation_table
+from benchmarking.part_tables import evaluation_table
 
 from openseg_jax import report
 from openseg_jax.config import default_config

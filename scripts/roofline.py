@@ -6,8 +6,8 @@
 Counts the arithmetic and the bytes of each kernel of a traced step and lets it take the longer of
 the two times by the chip's data sheet; `benchmarking/roofline.py` says what is fused, and what is
 not modelled. PyTorch's eager step is counted operation by operation, with kernels as good as ours.
-Nothing is computed on the way. A prediction, no measurement: `scripts/performance_page.py` puts it
-into docs/performance.md. Needs PyTorch.
+Nothing is computed on the way. A prediction, no measurement: `scripts/performance_page.py` puts
+that of the H200 into docs/performance.md. Needs PyTorch.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 from benchmark import NETS, require_twins
 from benchmarking.case import Case
 from benchmarking.command_line import RESULTS, net_name, positive, require_torch, size
+from benchmarking.network_tables import roofline_table
 from benchmarking.roofline import Chip, kernels, seconds, total_bytes, total_flops
-from performance_page import roofline_table
 
 from openseg_jax import __version__
 from openseg_jax.errors import UserError

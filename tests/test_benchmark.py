@@ -32,7 +32,7 @@ import benchmark_data  # noqa: E402
 import benchmark_evaluation  # noqa: E402
 import performance_page  # noqa: E402
 import torch_twins  # noqa: E402
-from benchmarking import command_line, jax_program, measuring, torch_program  # noqa: E402
+from benchmarking import command_line, jax_program, measuring, part_tables, torch_program  # noqa: E402
 from benchmarking.case import Case, config_of  # noqa: E402
 
 
@@ -207,9 +207,9 @@ def measured(ours, theirs):
 
 def test_the_tables_tell_ratios_round_by_round(tmp_path):
     # The machine was half as fast in the third round, for both: the ratio does not see it.
-    (tmp_path / "run.json").write_text(json.dumps(measured([1, 1.1, 2], [2, 2, 4])))
-    page = "before\n<!-- benchmark: run.json -->\nold\n<!-- end -->\nbetween\n"
-    page += "<!-- benchmark: absent.json -->\n<!-- end -->\n"
+    (tmp_path / "benchmark_run.json").write_text(json.dumps(measured([1, 1.1, 2], [2, 2, 4])))
+    page = "before\n<!-- benchmark: benchmark_run.json -->\nold\n<!-- end -->\nbetween\n"
+    page += "<!-- benchmark: benchmark_absent.json -->\n<!-- end -->\n"
     filled = performance_page.filled(page, tmp_path)
     assert "**0.50** (0.50 to 0.54)" in filled
     assert "| 3.64 | 2 |" in filled  # images/s: four images in 1.1 and 2 s
@@ -244,7 +244,9 @@ def test_the_command_measures_and_saves(tmp_path):
     assert modes == ["eval", "train"]
 
 
-@pytest.mark.parametrize("net", ["fcn:hrnet_w18", "ocr:nothing", "foo:resnet18", "ocr:resnet999"])
+@pytest.mark.parametrize(
+    "net", ["fcn:hrnet_w18", "ocr:nothing", "foo:resnet18", "ocr:resnet999", "ocr:hrnet_w99"]
+)
 def test_networks_without_a_twin_are_refused_before_anything_is_measured(net, monkeypatch):
     monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("measured"))
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "--nets", "ocr:mobilenet_v2", net])
@@ -293,7 +295,7 @@ def test_attention_is_measured_beside_pytorch(mode, monkeypatch):
         benchmark_attention.measure(method, (16, 24), mode, "float32", rounds=1) | limits
         for method in benchmark_attention.METHODS
     ]
-    table = performance_page.attention_table({"machine": machine, "cases": cases})
+    table = part_tables.attention_table({"machine": machine, "cases": cases})
     assert table.count("| 16x24 |") == 3 and "1.19 M" in table and "2.37 M" in table
 
 
@@ -320,19 +322,19 @@ def test_convolutions_are_timed_beside_the_step(monkeypatch):
     found = benchmark_convolutions.measure(case, network, rounds=2)
     machine = {"device": "d", "cores": 2, "dtype": "float32"}
     found |= {"machine": machine, "case": dataclasses.asdict(case)}
-    table = performance_page.convolution_table(found)
+    table = part_tables.convolution_table(found)
     assert "its 3 convolutions alone" in table and "| 3x3, 3 | 8 | 9x9 | 2 | 1 | 1 | 2 |" in table
 
 
 def test_the_table_of_pipelines_compares_turn_by_turn():
     # The machine was half as fast in the second turn, for both.
     speeds = {
-        performance_page.STRAIGHT: [{"wall": 8, "cpu": 4}, {"wall": 4, "cpu": 2}],
+        part_tables.STRAIGHT: [{"wall": 8, "cpu": 4}, {"wall": 4, "cpu": 2}],
         "ours from raw": [{"wall": 40, "cpu": 20}, {"wall": 20, "cpu": 10}],
     }
     found = {"machine": {"device": "d", "cores": 2}, "load": [0, 1], "speeds": speeds}
     found |= {"operations": {"decode": 24.12}, "bytes": dict.fromkeys(speeds, 2.5e6)}
-    table = performance_page.data_table(found)
+    table = part_tables.data_table(found)
     assert "| straight PIL from PNG | 6.0 | 3.0 |  | 2.50 | 10.00 |" in table
     assert "| ours from raw | 30.0 | 15.0 | **5.00** (5.00 to 5.00) | 2.50 | 2.00 |" in table
     assert "| decode | 24.1 |" in table
@@ -342,7 +344,7 @@ def test_the_table_of_pipelines_compares_turn_by_turn():
 def test_pipelines_are_measured_beside_a_straight_one():
     found = benchmark_data.measure(count=2, rounds=1)
     assert found["bytes"]["ours from raw"] > found["bytes"]["ours from JPEG"]
-    table = performance_page.data_table(found)
+    table = part_tables.data_table(found)
     assert all(f"| ours from {name} |" in table for name in ("PNG", "JPEG", "raw"))
 
 
@@ -351,7 +353,7 @@ def test_evaluation_is_measured_beside_a_loop():
     found = benchmark_evaluation.measure("fcn", "resnet18", count=3, rounds=2)
     assert found["agree"] == pytest.approx(1, abs=1e-3)
     found = {"machine": {"device": "d", "cores": 2}, "cases": [found]}
-    assert "| fcn:resnet18 | 3 |" in performance_page.evaluation_table(found)
+    assert "| fcn:resnet18 | 3 |" in part_tables.evaluation_table(found)
 
 
 @pytest.mark.parametrize("text", ["256", "0x512", "ax5", "256x-1"])

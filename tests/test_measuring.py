@@ -10,8 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
-import performance_page  # noqa: E402
-from benchmarking import measuring  # noqa: E402
+from benchmarking import cells, measuring  # noqa: E402
 from benchmarking.case import Program  # noqa: E402
 
 
@@ -80,7 +79,7 @@ def test_rounds_with_the_cores_apart_are_run_again_and_counted_where_that_does_n
         monkeypatch.setattr(measuring, "handover", lambda times=handovers: next(times))
         found = measuring.interleave(programs, rounds=2)
         assert found["tries"] == tries
-        assert performance_page._others(found) == shown
+        assert cells.others(found) == shown
 
 
 def test_a_round_waits_for_the_cores_to_share_a_cache(monkeypatch):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from openseg_jax.errors import UserError
 from openseg_jax.models.layers import self_attention
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,7 +92,7 @@ def test_a_program_that_is_not_understood_is_refused():
     def products(x):
         return jax.lax.reduce_window(x, 1.0, jax.lax.mul, (2, 2), (1, 1), "VALID")
 
-    with pytest.raises(NotImplementedError, match="what reduce_window of a traced program moves"):
+    with pytest.raises(UserError, match="reduce_window"):
         kernels_of(products, SQUARE)
 
 
@@ -138,7 +139,7 @@ def test_a_kernel_takes_the_longer_of_its_two_times():
 
 @pytest.mark.parametrize("net", ("ocr:resnet18", "fcn:mobilenet_v2", "ocnet:resnet18"))
 @pytest.mark.parametrize("mode", ("train", "eval"))
-def test_both_sides_have_the_arithmetic_of_the_network(net, mode, monkeypatch):
+def test_both_sides_have_the_arithmetic_of_the_network(net, mode):
     pytest.importorskip("torch", reason="PyTorch")
     from benchmarking.eager import eager_kernels
     from benchmarking.jax_program import forward_macs, step_jaxpr
@@ -154,8 +155,8 @@ def test_both_sides_have_the_arithmetic_of_the_network(net, mode, monkeypatch):
 
 def test_scores_of_chunks_of_queries_are_moved():
     """20 bytes a score: written, its maximum found, made a weight, summed, multiplied."""
-    n, tokens, channels = 1, 4096, 64
-    x = jax.ShapeDtypeStruct((n, tokens, channels), jnp.bfloat16)
+    tokens = 4096
+    x = jax.ShapeDtypeStruct((1, tokens, 64), jnp.bfloat16)
     moved = total_bytes(kernels_of(lambda x: self_attention(x, x, x), x))
     assert moved == pytest.approx(20 * tokens**2, rel=0.1)
 

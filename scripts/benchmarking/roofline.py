@@ -16,6 +16,7 @@ from collections import Counter
 from jax.interpreters import partial_eval
 
 from openseg_jax.analysis import inner_jaxprs, macs_of
+from openseg_jax.errors import UserError
 
 PRODUCTS = {"conv_general_dilated", "dot_general"}
 REDUCTIONS = {f"reduce_{name}" for name in ("sum", "max", "min", "prod", "and", "or", "xor")}
@@ -165,7 +166,10 @@ def _flatten(jaxpr, given: list[Array], times: int, operations: list[Operation])
         else:
             operation = _operation(equation, name, inputs, times)
             if inner and not (operation.is_apart() or operation.is_reduction()):
-                raise NotImplementedError(f"what {name} of a traced program moves")
+                raise UserError(
+                    f"The roofline does not know what {name} moves. Say so in {__name__}: "
+                    "whether it is a view, a call, a reduction or a kernel apart."
+                )
             operations.append(operation)
             outputs = operation.outputs
         arrays |= dict(zip(equation.outvars, outputs, strict=True))

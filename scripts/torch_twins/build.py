@@ -14,11 +14,12 @@ from torch_twins.resnet import ResNet
 from torch_twins.wide_resnet import WideResNet
 
 METHODS = {"fcn": FCN, "ocnet": OCNet, "isa": ISANet, "ocr": OCR}
+DEPTHS = "18|34|50|101|152"
 BACKBONES = {  # by the pattern of our names: the class of the number in them, its options
-    r"resnet(\d+)": (ResNet, ("output_stride", "multi_grid")),
-    r"resnet(\d+)_7x7": (partial(ResNet, deep_stem=False), ("output_stride", "multi_grid")),
-    r"wide_resnet(\d+)": (WideResNet, ()),
-    r"hrnet_w(\d+)": (HRNetV2, ()),
+    rf"resnet({DEPTHS})": (ResNet, ("output_stride", "multi_grid")),
+    rf"resnet({DEPTHS})_7x7": (partial(ResNet, deep_stem=False), ("output_stride", "multi_grid")),
+    r"wide_resnet(16|20|38)": (WideResNet, ()),
+    r"hrnet_w(18|32|48|64)": (HRNetV2, ()),
     r"mobilenet_v2": (MobileNetV2, ("output_stride",)),
 }
 HEAD_OPTIONS = ("channels", "key_channels", "aux_channels", "dropout", "factors")
@@ -50,8 +51,5 @@ def _backbone(model) -> nn.Module:
     for pattern, (constructor, known) in BACKBONES.items():
         if found := re.fullmatch(pattern, model.backbone):
             options = {name: model[name] for name in known if model[name] is not None}
-            try:
-                return constructor(*map(int, found.groups()), **options)
-            except KeyError:  # a family of ours, but not of this depth or width
-                break
+            return constructor(*map(int, found.groups()), **options)
     raise ValueError(f"there is no PyTorch twin of the backbone {model.backbone}")
