@@ -107,6 +107,34 @@ def test_rounds_wait_no_longer_than_they_have_patience_for_in_all(monkeypatch):
     assert sum(waited) == measuring.PATIENCE
 
 
+@pytest.mark.parametrize(
+    "others,durations,fastest",
+    [
+        ([0.4, 0.01], [9, 3, 3, 2, 1], 1),  # the first run does not count; undisturbed at last
+        ([0.01], [1, 3, 2], 2),
+        ([0.4, 0.4], [9, 3, 60, 70, 4], 3),  # patience ends
+    ],
+)
+def test_the_fastest_run_is_looked_for_while_other_processes_disturb(
+    others, durations, fastest, monkeypatch
+):
+    clock, shares, left = [0.0], iter(others), iter(durations)
+
+    def run():
+        clock[0] += next(left)
+
+    def measure(program, steps):
+        for _ in range(steps):
+            program.start()
+        return {"others": next(shares)}
+
+    monkeypatch.setattr(measuring.time, "sleep", lambda _: None)
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(measuring, "_measure", measure)
+    assert measuring.fastest(run, times=2) == fastest
+    assert next(left, None) is None
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux binds threads")
 def test_measuring_the_handover_leaves_the_process_its_cores():
     before = os.sched_getaffinity(0)

@@ -117,7 +117,7 @@ def _jax_peak(dtype: str) -> float:
     size = _product_size(jax.default_backend() == "cpu")
     matrix = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.matmul)
-    return _best(lambda: product(matrix, matrix).block_until_ready(), size)
+    return _rate(lambda: product(matrix, matrix).block_until_ready(), size)
 
 
 def _torch_peak(dtype: str) -> float:
@@ -132,13 +132,8 @@ def _torch_peak(dtype: str) -> float:
         if not on_cpu:
             torch.cuda.synchronize()
 
-    return _best(run, size)
+    return _rate(run, size)
 
 
-def _best(run, size: int, times: int = 10) -> float:
-    seconds = []
-    for _ in range(times + 1):
-        begin = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - begin)
-    return 2 * size**3 / min(seconds[1:])
+def _rate(product, size: int) -> float:
+    return 2 * size**3 / measuring.fastest(product, times=10)
