@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imagenet_features
 import numpy as np
 import pytest
 from goldens import Worst, fill, read_json
@@ -34,6 +35,7 @@ import performance_page  # noqa: E402
 import torch_twins  # noqa: E402
 from benchmarking import command_line, jax_program, measuring, part_tables, torch_program  # noqa: E402
 from benchmarking.case import Case, config_of  # noqa: E402
+from torch_twins.mobilenet_v2 import OUTPUTS, MobileNetV2  # noqa: E402
 
 
 def small_model(method, backbone, **options):
@@ -155,6 +157,24 @@ def test_a_twin_reproduces_the_numbers_of_the_original(name):
         for key, output in zip(wanted, outputs, strict=True):
             compare(worst, key, output.numpy(), stored[key], run["tensors"][key], tolerance)
     assert worst.result().passed, worst.result()
+
+
+@pytest.mark.parametrize("stride, name", imagenet_features.CASES)
+def test_the_twin_of_mobilenet_v2_reproduces_the_features_of_imagenet_weights(
+    real_data, stride, name
+):
+    twin = MobileNetV2(stride).eval()
+    weights = torch.load(real_data / imagenet_features.WEIGHTS, weights_only=True)
+    kept = {key: value for key, value in weights.items() if not key.startswith("features.18.")}
+    twin.load_state_dict(kept)  # strict
+    image, golden = imagenet_features.golden_features(real_data, name)
+    with torch.no_grad():
+        features = twin(torch.from_numpy(image.transpose(0, 3, 1, 2)))
+    found = {
+        index: feature[0].numpy().transpose(1, 2, 0)
+        for index, feature in zip(OUTPUTS, features, strict=True)
+    }
+    imagenet_features.assert_features_equal(found, golden)
 
 
 def narrow_config(case):
