@@ -12,7 +12,7 @@ from openseg_jax.config import default_config
 from openseg_jax.models import segmenter
 from openseg_jax.models.layers import Conv, ConvNormAct, winograd
 from openseg_jax.models.layers import convolve as convolve_module
-from openseg_jax.models.layers.convolve import convolve, convolve_general
+from openseg_jax.models.layers.convolve import convolve, convolve_general, convolve_on_gpu
 
 GEOMETRIES = [
     # stride, dilation, padding, (h, w)
@@ -57,6 +57,18 @@ def test_the_gradient_of_a_kernel_by_products_is_xlas(monkeypatch, stride, dilat
             lambda x, kernel: convolve(x, kernel, stride, dilation, 1, padding), x, kernel
         )
         expected = value_and_gradients(general(geometry), x, kernel)
+    for array, reference in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(array, reference, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("stride,dilation,padding,size", GEOMETRIES)
+def test_gradients_on_a_gpu_are_xlas(stride, dilation, padding, size, groups):
+    geometry = dict(stride=stride, dilation=dilation, padding=padding, groups=groups)
+    x, kernel = random((2, *size, 4)), random((3, 3, 4 // groups, 8))
+    with jax.enable_x64(True):
+        ours = value_and_gradients(partial(convolve_on_gpu, **geometry), x, kernel)
+        expected = value_and_gradients(partial(convolve_general, **geometry), x, kernel)
     for array, reference in zip(ours, expected, strict=True):
         np.testing.assert_allclose(array, reference, rtol=0, atol=1e-12)
 
@@ -149,11 +161,13 @@ def test_maps_side_by_side_are_one_map():
 
 @pytest.mark.parametrize("dtype", [np.float64, jnp.bfloat16])
 @pytest.mark.parametrize("before", [False, True], ids=["an average", "convolved before, too"])
-@pytest.mark.parametrize("platform", ["cpu", "default"])
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "default"])
 def test_an_average_is_convolved_before_or_after_alike(platform, before, dtype, monkeypatch):
     """What a CPU does, and other platforms, against the order of the networks."""
     monkeypatch.setattr(
-        jax.lax, "platform_dependent", lambda *inputs, **ways: ways[platform](*inputs)
+        jax.lax,
+        "platform_dependent",
+        lambda *inputs, **ways: ways.get(platform, ways["default"])(*inputs),
     )
     conv = ConvNormAct(4, 5, bias=True, rng=np.random.default_rng(0))
     conv = nnx.view(conv, use_running_average=True)

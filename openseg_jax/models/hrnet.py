@@ -15,7 +15,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from openseg_jax.models.layers import BatchNorm, Conv, Rng, Sequential, call, relu, resize_bilinear
+from openseg_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    Rng,
+    Sequential,
+    call,
+    relu,
+    residual_relu,
+    resize_bilinear,
+)
 
 BLOCKS = 4  # residual blocks of each branch of a module, and of HRNetV2's `layer1`
 
@@ -108,7 +117,7 @@ class HighResolutionModule(nnx.Module):
         for layers, like in zip(self.fuse_layers, maps, strict=True):
             size = like.shape[1:3]  # only the maps of lower resolutions still differ from it
             terms = [resize_bilinear(layer(x), size) for layer, x in zip(layers, maps, strict=True)]
-            fused.append(relu(reduce(operator.add, terms)))
+            fused.append(residual_relu(reduce(operator.add, terms)))
         return fused
 
 

@@ -12,7 +12,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from openseg_jax.models.layers import BatchNorm, Rng, Sequential, average_pool, call, max_pool, relu
+from openseg_jax.models.layers import (
+    BatchNorm,
+    Rng,
+    Sequential,
+    average_pool,
+    call,
+    max_pool,
+    relu,
+    residual_relu,
+)
 from openseg_jax.models.resnet import PLANES, blocks_of, fan_out_conv, stage_strides
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 200: (3, 24, 36, 3), 269: (3, 30, 48, 8)}
@@ -80,7 +89,7 @@ class Bottleneck(nnx.Module):
         if self.pool:
             y = average_pool(y, 3, self.stride, 1)
         y = self.bn3(self.conv3(y))
-        return relu(y + (x if self.downsample is None else self.downsample(x)))
+        return residual_relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
 def _shortcut(in_features: int, out_features: int, stride: int, *, norm: str, rng: Rng):

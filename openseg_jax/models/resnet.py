@@ -22,6 +22,7 @@ from openseg_jax.models.layers import (
     max_pool,
     normal_fan_out,
     relu,
+    residual_relu,
 )
 
 BLOCKS = {  # a stage, by depth (table 1 of the paper)
@@ -120,7 +121,7 @@ class BasicBlock(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return relu(y + (x if self.downsample is None else self.downsample(x)))
+        return residual_relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
 class Bottleneck(nnx.Module):
@@ -155,7 +156,7 @@ class Bottleneck(nnx.Module):
         y = relu(self.bn1(self.conv1(x)))
         y = relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
-        return relu(y + (x if self.downsample is None else self.downsample(x)))
+        return residual_relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
 class ResNet(nnx.Module):

@@ -5,7 +5,7 @@ one by `jax.lax.platform_dependent`. That happens in this package only, and besi
 measurement that speaks for it; networks just name what is computed. Arrays are `(n, h, w, c)`.
 """
 
-from openseg_jax.models.layers.activations import leaky_relu, relu, relu6
+from openseg_jax.models.layers.activations import leaky_relu, relu, relu6, residual_relu
 from openseg_jax.models.layers.attention import (
     at_least_float32,
     attend_in_groups,
@@ -41,6 +41,7 @@ __all__ = [
     "normal_fan_out",
     "relu",
     "relu6",
+    "residual_relu",
     "resize_bilinear",
     "self_attention",
     "zeros",

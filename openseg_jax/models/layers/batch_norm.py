@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from openseg_jax.errors import UserError
-from openseg_jax.models.layers.convolve import materialize
+from openseg_jax.models.layers.materialize import materialize
 
 # Maps with fewer samples are centred first (their normalisation does not change by that): object
 # representations, nearly equal at the start of training, have a variance far below their mean, of

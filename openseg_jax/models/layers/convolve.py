@@ -17,24 +17,21 @@ import jax
 import jax.numpy as jnp
 
 from openseg_jax.models.layers import shifted, winograd
+from openseg_jax.models.layers.materialize import materialize
 
 
 def convolve(
     x: jax.Array, kernel: jax.Array, stride: int, dilation: int, groups: int, padding: int
 ) -> jax.Array:
     """Convolution of `x: (n, h, w, in)` with `kernel: (k, k, in / groups, out)`."""
-    if kernel.shape[:2] == (1, 1) and groups == 1 and padding == 0:
-        # As a matrix product: 1.5x faster forward and 4x backward on XLA:CPU; strided ones are
-        # sliced first, their weight gradient is 9x faster so.
-        return _convolve_pointwise(x[:, ::stride, ::stride], kernel[0, 0])
+    geometry = dict(stride=stride, dilation=dilation, groups=groups, padding=padding)
     if groups == x.shape[-1] == kernel.shape[-1]:
         return jax.lax.platform_dependent(
             x,
             kernel,
             cpu=lambda x, kernel: shifted.depthwise(x, kernel, stride, dilation, padding),
-            default=partial(
-                convolve_general, stride=stride, dilation=dilation, groups=groups, padding=padding
-            ),
+            cuda=partial(convolve_on_gpu, **geometry),
+            default=partial(convolve_general, **geometry),
         )
     return _convolve_by_platform(x, kernel, (stride, dilation, groups, padding))
 
@@ -47,10 +44,10 @@ def convolve_concatenation(maps: tuple[jax.Array, ...], kernel: jax.Array) -> ja
 
     def products(kernel, *maps):
         parts = jnp.split(kernel, list(accumulate(x.shape[-1] for x in maps))[:-1])
-        return sum(_convolve_pointwise(x, part) for x, part in zip(maps, parts, strict=True))
+        return sum(_convolve_pixels(x, part) for x, part in zip(maps, parts, strict=True))
 
     def product(kernel, *maps):
-        return _convolve_pointwise(jnp.concatenate(maps, -1), kernel)
+        return _convolve_pixels(jnp.concatenate(maps, -1), kernel)
 
     return jax.lax.platform_dependent(kernel, *maps, cpu=products, default=product)
 
@@ -74,16 +71,21 @@ def convolve_average(
     """
 
     def after_all(x, *kernels):
-        return average(_convolve_pointwise(x, reduce(jnp.matmul, kernels).astype(x.dtype)))
+        return average(_convolve_pixels(x, reduce(jnp.matmul, kernels).astype(x.dtype)))
 
     def before_last(x, *kernels):
         *first, last = kernels
-        x = average(reduce(_convolve_pointwise, (kernel.astype(x.dtype) for kernel in first), x))
-        return _convolve_pointwise(x, last.astype(x.dtype))
+        x = average(reduce(_convolve_pixels, (kernel.astype(x.dtype) for kernel in first), x))
+        return _convolve_pixels(x, last.astype(x.dtype))
 
     averages = math.prod(jax.eval_shape(average, x).shape[:-1])
     on_cpu = after_all if averages >= MANY_AVERAGES else before_last
     return jax.lax.platform_dependent(x, *kernels, cpu=on_cpu, default=before_last)
+
+
+def _convolve_pixels(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The 1x1 convolution of `x: (n, h, w, in)` with `kernel: (in, out)`."""
+    return convolve(x, kernel[None, None], stride=1, dilation=1, groups=1, padding=0)
 
 
 def convolve_general(x, kernel, *, stride, dilation, groups, padding):
@@ -131,20 +133,79 @@ FEW_GROUPS = 4
 def _ways(x, kernel, stride, dilation, groups, padding):
     """What computes a convolution on each platform."""
     geometry = dict(stride=stride, dilation=dilation, padding=padding)
-    plain = partial(convolve_general, groups=groups, **geometry)
+    plain, on_gpu = (
+        partial(convolution, groups=groups, **geometry)
+        for convolution in (convolve_general, convolve_on_gpu)
+    )
     if groups > 1:
-        dense = partial(_convolve_by_parts, groups=groups, **geometry)
+        in_parts, in_parts_on_gpu = (
+            partial(_convolve_by_parts, partial(convolution, groups=1, **geometry), groups=groups)
+            for convolution in (convolve_general, convolve_on_gpu)
+        )
+        if groups > FEW_GROUPS:
+            return dict(cpu=in_parts, cuda=on_gpu, default=plain)
         # On many devices XLA gathers a sharded batch for a grouped convolution, and each computes
         # all of it (openxla/xla issue 47945): the few groups of a ResNeSt are split everywhere.
-        return dict(cpu=dense, default=dense if groups <= FEW_GROUPS else plain)
+        return dict(cpu=in_parts, cuda=in_parts_on_gpu, default=in_parts)
+    if kernel.shape[:2] == (1, 1) and padding == 0:
+        return dict(cuda=on_gpu, default=partial(_convolve_pointwise, stride=stride))
+    ways, arguments = dict(cuda=on_gpu, default=plain), (stride, dilation, padding)
     if winograd.is_faster(x, kernel, **geometry):
-        return dict(cpu=lambda x, kernel: winograd.convolve(x, kernel, dilation), default=plain)
-    arguments = (stride, dilation, padding)
-    if x.shape[-1] >= LEAST_CHANNELS:
-        return dict(cpu=lambda x, kernel: _convolve_dense(x, kernel, *arguments), default=plain)
-    if all(size <= few for size, few in zip(kernel.shape[1:], FEW, strict=True)):
-        return dict(cpu=lambda x, kernel: _convolve_narrow(x, kernel, *arguments), default=plain)
-    return dict(default=plain)
+        ways["cpu"] = lambda x, kernel: winograd.convolve(x, kernel, dilation)
+    elif x.shape[-1] >= LEAST_CHANNELS:
+        ways["cpu"] = lambda x, kernel: _convolve_dense(x, kernel, *arguments)
+    elif all(size <= few for size, few in zip(kernel.shape[1:], FEW, strict=True)):
+        ways["cpu"] = lambda x, kernel: _convolve_narrow(x, kernel, *arguments)
+    return ways
+
+
+def convolve_on_gpu(x, kernel, *, stride, dilation, groups, padding):
+    """XLA's own convolution, with gradients that XLA:GPU leaves to cuDNN."""
+    return _on_gpu_once(x, kernel, stride, dilation, groups, padding)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _convolve_on_gpu(x, kernel, stride, dilation, groups, padding):
+    geometry = dict(stride=stride, dilation=dilation, groups=groups, padding=padding)
+    return convolve_general(x, kernel, **geometry)
+
+
+def _on_gpu_forward(x, kernel, *geometry):
+    return _convolve_on_gpu(x, kernel, *geometry), (x, kernel)
+
+
+def _on_gpu_backward(stride, dilation, groups, padding, saved, gradient):
+    """XLA:GPU knows the gradient of a kernel as one by a pattern.
+
+    What the pattern misses becomes a convolution with a window as large as the map: that of a
+    dilated kernel, and where XLA draws what is around into it, as padding. The latter ends at a
+    barrier, which also keeps the phases from being made, and kept, in the forward pass.
+    """
+    x, kernel = saved
+    geometry = dict(stride=stride, dilation=dilation, groups=groups, padding=padding)
+    (x_gradient,) = jax.vjp(lambda x: convolve_general(x, kernel, **geometry), x)[1](gradient)
+    x, gradient = jax.lax.optimization_barrier((x, gradient))
+    if dilation > 1 and stride == 1 and padding % dilation == 0:
+        x, gradient = (_phases(array, dilation) for array in (x, gradient))
+        geometry |= dict(dilation=1, padding=padding // dilation)
+    (kernel_gradient,) = jax.vjp(lambda kernel: convolve_general(x, kernel, **geometry), kernel)[1](
+        gradient
+    )
+    return x_gradient, kernel_gradient
+
+
+_convolve_on_gpu.defvjp(_on_gpu_forward, _on_gpu_backward)
+_on_gpu_once = jax.jit(_convolve_on_gpu, static_argnums=(2, 3, 4, 5))
+
+
+def _phases(x: jax.Array, dilation: int) -> jax.Array:
+    """`(n, h, w, c)` -> `(n * d * d, h / d, w / d, c)`: every d-th row and column, rounded up."""
+    n, height, width, channels = x.shape
+    rows, columns = (-(-length // dilation) for length in (height, width))
+    missing = (0, rows * dilation - height), (0, columns * dilation - width)
+    x = jnp.pad(x, ((0, 0), *missing, (0, 0)))
+    x = x.reshape(n, rows, dilation, columns, dilation, channels).transpose(0, 2, 4, 1, 3, 5)
+    return x.reshape(-1, rows, columns, channels)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -227,7 +288,7 @@ _convolve_narrow.defvjp(_narrow_forward, _narrow_backward)
 DENSE_WIDTH = 32  # input channels below which a dense convolution on CPU is not much cheaper
 
 
-def _convolve_by_parts(x, kernel, *, stride, dilation, groups, padding):
+def _convolve_by_parts(convolution, x, kernel, *, groups):
     """A grouped convolution as dense ones, narrow groups joined to `DENSE_WIDTH` channels.
 
     For 32 groups of 8 channels 7x faster forward and 200x with the gradients on XLA:CPU.
@@ -235,17 +296,7 @@ def _convolve_by_parts(x, kernel, *, stride, dilation, groups, padding):
     joined = math.gcd(groups, max(DENSE_WIDTH // kernel.shape[2], 1))
     parts = zip(*(jnp.split(array, groups // joined, -1) for array in (x, kernel)), strict=True)
     return jnp.concatenate(
-        [
-            convolve_general(
-                part,
-                _block_diagonal(part_kernel, joined),
-                stride=stride,
-                dilation=dilation,
-                groups=1,
-                padding=padding,
-            )
-            for part, part_kernel in parts
-        ],
+        [convolution(part, _block_diagonal(part_kernel, joined)) for part, part_kernel in parts],
         axis=-1,
     )
 
@@ -258,25 +309,26 @@ def _block_diagonal(kernel, groups):
     return (blocks * diagonal).reshape(size, size, groups * inputs, out)
 
 
-def materialize(x: jax.Array) -> jax.Array:
-    """On CPU, keeps XLA from computing what leads to `x` anew in each of its users.
+def _convolve_pointwise(x, kernel, stride):
+    """A 1x1 convolution as a matrix product.
 
-    A training step of FCN-ResNet-101 on 256x512 pixels 3.38 -> 3.32 s; of MobileNetV2 equal.
+    1.5x faster forward and 4x backward on XLA:CPU; strided ones are sliced first, the gradient of
+    their kernel is 9x faster so. On a GPU they stay convolutions.
     """
-    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
+    return _product(x[:, ::stride, ::stride], kernel[0, 0])
 
 
 @jax.custom_vjp
-def _convolve_pointwise(x, kernel):
-    """`(n, h, w, in) @ (in, out)`: a 1x1 convolution as a matrix product."""
+def _product(x, kernel):
+    """`(n, h, w, in) @ (in, out)`."""
     return x @ kernel
 
 
-def _pointwise_forward(x, kernel):
+def _product_forward(x, kernel):
     return x @ kernel, (x, kernel)
 
 
-def _pointwise_backward(saved, gradient):
+def _product_backward(saved, gradient):
     x, kernel = saved
     gradient = materialize(gradient)
     kernel_gradient = jax.lax.platform_dependent(
@@ -300,4 +352,4 @@ def _product_of_pixels(x, gradient):
     return jax.lax.optimization_barrier(gradient.T @ x).T
 
 
-_convolve_pointwise.defvjp(_pointwise_forward, _pointwise_backward)
+_product.defvjp(_product_forward, _product_backward)
