@@ -95,7 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     analyze.add_argument("--size", default="1024x2048", help="of the image: HEIGHTxWIDTH")
     help = "compile the train and eval steps, without weights or data: memory, collectives, fit"
     analyze.add_argument("--preflight", action="store_true", help=help)
-    help = "of --preflight: cpu, gpu, tpu (of this machine, the default), or such as tpu-v5e:2x4"
+    help = (
+        "of --preflight: cpu, gpu, tpu (of this machine, the default), or tpu-v5e:2x4, gpu-a100:8"
+    )
     analyze.add_argument("--target", default="", help=help)
     help = "of --preflight: GiB of a device; default: its own, where known"
     analyze.add_argument("--memory", type=float, metavar="GIB", help=help)

@@ -1,20 +1,18 @@
 """Whether a training will fit: its steps are compiled, but no weights or data are there.
 
-`openseg analyze --config FILE --preflight [--target tpu-v5e:2x4]`. The TPU compiler needs no TPU.
+`openseg analyze --config FILE --preflight [--target gpu-a100:8]`. The compilers of GPUs and TPUs
+need none (`targets.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
-from importlib import metadata
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from openseg_jax import config_checks
@@ -26,26 +24,9 @@ from openseg_jax.evaluation.protocol import prepare
 from openseg_jax.hlo import Buffer, collectives, largest_buffers
 from openseg_jax.models import segmenter
 from openseg_jax.parallel import IMAGES, PER_IMAGE, REPLICATED, batch_specs, make_mesh
+from openseg_jax.targets import GIB, INSTALL_GPU_COMPILER, Target, find_target
 from openseg_jax.training import optimizer
 from openseg_jax.training.step import create_state, make_train_step
-
-GIB = 2**30
-# Of one device as JAX counts them, by its kind.
-TPU_MEMORY = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """The devices that a program is compiled for; they need not be here."""
-
-    devices: list
-    compiler: str
-    memory: int | None  # bytes of a device, where known
-
-    @property
-    def platform(self) -> str:
-        """cpu, gpu or tpu."""
-        return self.devices[0].platform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,62 +36,13 @@ class Cost:
     name: str
     macs: int  # of convolutions and matrix products, as traced: on all devices
     seconds: float  # of compiling
-    flops: float = math.nan
+    flops: float = math.nan  # where the compiler does not count them
     arguments: int = 0  # bytes of the state and the batch
     temporary: int = 0  # bytes of all that lives only during the step
     peak: int = 0  # bytes, of both and the results
     collectives: dict[str, int] = dataclasses.field(default_factory=dict)
     buffers: tuple[Buffer, ...] = ()
     refused: str = ""  # the compiler's words, where it found no room in its memory
-
-
-def find_target(name: str) -> Target:
-    """The devices of `--target`: "" (those of this machine), cpu, gpu, tpu, or tpu-v5e:2x4."""
-    if name.startswith("tpu-"):
-        return _absent_tpu(name)
-    if name not in ("", "cpu", "gpu", "tpu"):
-        raise UserError(
-            f"--target {name}: use cpu, gpu or tpu for the devices of this machine, or a slice of "
-            "a TPU, such as tpu-v5e:2x4."
-        )
-    try:
-        devices = jax.devices(name or None)
-    except RuntimeError as error:
-        raise UserError(
-            f"--target {name}: JAX finds no {name.upper()} here ({str(error).splitlines()[0]}). "
-            "Install JAX for it on a machine that has one; only the TPU compiler works without: "
-            "--target tpu-v5e:2x4."
-        ) from error
-    first = devices[0]
-    memory = (first.memory_stats() or {}).get("bytes_limit") if first.platform != "cpu" else None
-    compiler = f"XLA:{first.platform.upper()} of jaxlib {metadata.version('jaxlib')}"
-    return Target(devices, f"{compiler} for {len(devices)} x {first.device_kind}", memory)
-
-
-def _absent_tpu(name: str) -> Target:
-    topology = name.removeprefix("tpu-")
-    # Else libtpu asks the network which TPU this machine belongs to, and serves one process.
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    try:
-        version = metadata.version("libtpu")
-    except metadata.PackageNotFoundError:
-        raise UserError(
-            f"--target {name}: this needs the TPU compiler. Install it, of the age of your jaxlib, "
-            'with: pip install "jax[tpu]".'
-        ) from None
-    try:
-        devices = topologies.get_topology_desc(topology, platform="tpu").devices
-    except Exception as error:  # a bad name, or a libtpu that jaxlib does not go with
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(
-            f"--target {name}: libtpu {version} has no such TPU, or does not go with this jaxlib "
-            f"({reason}). Names are such as tpu-v5e:2x4 or tpu-v4:2x2x1."
-        ) from error
-    kind = devices[0].device_kind
-    compiler = f"XLA:TPU of libtpu {version} for {len(devices)} x {kind} ({topology}; none is here)"
-    return Target(list(devices), compiler, TPU_MEMORY.get(kind, 0) * GIB or None)
 
 
 def preflight(config, target: Target, image_size: tuple[int, int]) -> tuple[int, list[Cost]]:
@@ -213,6 +145,11 @@ def _compile(name: str, traced: jax.stages.Traced) -> Cost:
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
+        if "libdevice" in str(error):
+            raise UserError(
+                "XLA:GPU needs a file of the CUDA toolkit, libdevice, which is not here. It comes "
+                f"with: {INSTALL_GPU_COMPILER}"
+            ) from error
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         refused = str(error).strip().splitlines()[0]
@@ -225,7 +162,7 @@ def _compile(name: str, traced: jax.stages.Traced) -> Cost:
         name,
         macs,
         seconds,
-        flops=compiled.cost_analysis().get("flops", math.nan),
+        flops=(compiled.cost_analysis() or {}).get("flops", math.nan),
         arguments=arguments,
         temporary=memory.temp_size_in_bytes,
         peak=arguments + results + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
@@ -244,6 +181,8 @@ def table(parameters: int, costs: list[Cost], target: Target, memory: int | None
     lines = [f"compiled by {target.compiler}"]
     if target.platform == "cpu":
         lines.append("memory on CPU is an estimate: the true peak is higher, as XLA undercounts it")
+    if target.platform == "gpu":
+        lines.append("without what cuDNN's convolutions work in, which they choose at run time")
     lines.append(f"parameters: {parameters:,}")
     for cost in costs:
         lines += ["", *_describe(cost)]
@@ -261,8 +200,10 @@ def _describe(cost: Cost) -> list[str]:
     if cost.refused:
         return [*lines, f"  the compiler found no room: {cost.refused}"]
     kinds = ", ".join(f"{count} {kind}" for kind, count in cost.collectives.items())
+    if not math.isnan(cost.flops):
+        counted = f"{cost.flops / 1e9:,.1f} GFLOP a device by the compiler's count"
+        lines.append(f"  {counted}, loops counted once")
     lines += [
-        f"  {cost.flops / 1e9:,.1f} GFLOP a device by the compiler's count, loops counted once",
         f"  peak memory a device {cost.peak / GIB:.2f} GiB: arguments {cost.arguments / GIB:.2f}, "
         f"temporary {cost.temporary / GIB:.2f}, rest results and program",
         f"  collectives: {kinds or 'none'}",

@@ -17,6 +17,7 @@ import json
 import model_zoo
 
 from openseg_jax import preflight
+from openseg_jax.targets import find_target
 
 RESULTS = model_zoo.RESULTS / "tpu.json"
 IMAGE = (1024, 2048)
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--target", default="tpu-v5e:2x4")
     parser.add_argument("--rows", nargs="+", default=model_zoo.table_rows("cityscapes"))
     options = parser.parse_args()
-    target = preflight.find_target(options.target)
+    target = find_target(options.target)
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"rows": {}}
     results |= dict(target=options.target, compiler=target.compiler, memory=target.memory)
     for row in options.rows:

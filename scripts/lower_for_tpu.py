@@ -15,6 +15,7 @@ import model_zoo
 
 from openseg_jax import preflight
 from openseg_jax.analysis import count_macs
+from openseg_jax.targets import find_target
 
 RESULTS = model_zoo.RESULTS / "lowering.json"
 IMAGE = (1024, 2048)
@@ -34,7 +35,7 @@ def main() -> None:
 def lower(row: str) -> dict[str, int]:
     """Parameters and multiply-accumulates of a row, once both its steps have been lowered."""
     config = preflight.for_target(model_zoo.read(row), "tpu")
-    target = preflight.find_target("cpu")
+    target = find_target("cpu")
     state, graphs = preflight.abstract_state(config)
     steps = {
         "train": preflight.trace_train_step(config, target.devices[:1], state, graphs["train"]),

@@ -1,13 +1,13 @@
-"""Predicts a chip that is not at hand: our step and PyTorch's, kernel by kernel.
+"""Predicts a GPU that is not at hand: our step as compiled for it, and PyTorch's eager step.
 
     python scripts/roofline.py                       # an NVIDIA H200
     python scripts/roofline.py --chip a100 --batch 4
 
-Counts the arithmetic and the bytes of each kernel of a traced step and lets it take the longer of
-the two times by the chip's data sheet; `benchmarking/roofline.py` says what is fused, and what is
-not modelled. PyTorch's eager step is counted operation by operation, with kernels as good as ours.
-Nothing is computed on the way. A prediction, no measurement: `scripts/performance_page.py` puts
-that of the H200 into docs/performance.md. Needs PyTorch.
+Counts the arithmetic and the bytes of each kernel and lets it take the longer of the two times by
+the chip's data sheet. Ours are those of the compiled program, which `pip install "jax[cuda12]"`
+makes without a GPU; PyTorch's are one an operation. Nothing is computed on the way. A prediction,
+no measurement: `scripts/performance_page.py` puts that of the H200 into docs/performance.md. Needs
+PyTorch.
 """
 
 from __future__ import annotations
@@ -16,24 +16,21 @@ import argparse
 import dataclasses
 import json
 import sys
+from importlib import metadata
 from pathlib import Path
 
 from benchmark import NETS, require_twins
 from benchmarking.case import Case
 from benchmarking.command_line import RESULTS, net_name, positive, require_torch, size
 from benchmarking.network_tables import roofline_table
-from benchmarking.roofline import Chip, kernels, seconds, total_bytes, total_flops
+from benchmarking.roofline import Chip, Kernel, seconds, total_bytes, total_flops
 
 from openseg_jax import __version__
 from openseg_jax.errors import UserError
 from openseg_jax.progress import progress
 
-# By their data sheets, without sparsity.
-CHIPS = {
-    "a100": Chip("NVIDIA A100 80GB", flops=312e12, wide_flops=19.5e12, bandwidth=2.04e12),
-    "h100": Chip("NVIDIA H100 SXM", flops=989e12, wide_flops=67e12, bandwidth=3.35e12),
-    "h200": Chip("NVIDIA H200", flops=989e12, wide_flops=67e12, bandwidth=4.8e12),
-}
+# FLOP a second of dense bfloat16 and of float32 products, by their data sheets.
+FLOPS = {"a100": (312e12, 19.5e12), "h100": (989e12, 67e12), "h200": (989e12, 67e12)}
 
 
 def main() -> None:
@@ -56,7 +53,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--chip", choices=CHIPS, default="h200")
+    parser.add_argument("--chip", choices=FLOPS, default="h200")
     parser.add_argument(
         "--nets",
         type=net_name,
@@ -87,8 +84,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def predictions(arguments: argparse.Namespace) -> dict:
-    """The chip, and of each case both sides' FLOP, bytes and seconds a step."""
-    chip = CHIPS[arguments.chip]
+    """The chip, and of each case what both sides' steps compute, move and keep in memory."""
+    from benchmarking.eager import eager_step
+
+    from openseg_jax.targets import GPUS, find_target
+
+    target = find_target(f"gpu-{arguments.chip}")
+    gpu = GPUS[arguments.chip]
+    chip = Chip(gpu.name, *FLOPS[arguments.chip], bandwidth=gpu.bandwidth * 1e9)
     shapes = ("train", arguments.size, arguments.batch), ("eval", arguments.image, 1)
     todo = [
         Case(*net.split(":"), *shape, dtype="bfloat16")
@@ -98,25 +101,38 @@ def predictions(arguments: argparse.Namespace) -> dict:
     cases = []
     for case in progress(todo, desc=chip.name, unit="case"):
         about = dataclasses.asdict(case) | {"size": list(case.size)}
-        sides = {side: predicted(case, side, chip) for side in ("jax", "torch")}
-        cases.append({"case": about, "sides": sides})
-    return {"chip": dataclasses.asdict(chip), "version": __version__, "cases": cases}
-
-
-def predicted(case: Case, side: str, chip: Chip) -> dict:
-    """What one side's step computes and moves, and how long that takes."""
-    if side == "jax":
-        from benchmarking.jax_program import step_jaxpr
-
-        program = kernels(step_jaxpr(case))
-    else:
-        from benchmarking.eager import eager_kernels
-
-        program = eager_kernels(case)
+        sides = {"jax": ours(case, target), "torch": eager_step(case)}
+        found = {side: predicted(*step, chip) for side, step in sides.items()}
+        cases.append({"case": about, "sides": found})
+    versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "torch")}
     return {
+        "chip": dataclasses.asdict(chip),
+        "version": __version__,
+        "versions": versions,
+        "cases": cases,
+    }
+
+
+def ours(case: Case, target) -> tuple[list[Kernel], int]:
+    """The kernels and the peak memory in bytes of our step, compiled for a `targets.Target`."""
+    from benchmarking.compiled import kernels
+    from benchmarking.jax_program import compile_for
+
+    compiled = compile_for(case, target)
+    memory = compiled.memory_analysis()
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
+    return kernels(compiled.as_text()), peak
+
+
+def predicted(program: list[Kernel], peak: int, chip: Chip) -> dict:
+    """What the kernels compute and move, and how long that takes."""
+    return {
+        "kernels": sum(kernel.times for kernel in program),
         "flops": total_flops(program),
         "bytes": total_bytes(program),
         "seconds": seconds(program, chip),
+        "memory": peak,
     }
 
 

@@ -11,7 +11,7 @@ from flax import nnx
 from openseg_jax.errors import UserError
 from openseg_jax.models import resnest, resnet, wide_resnet
 from openseg_jax.models.layers import average_pool, max_pool
-from openseg_jax.models.layers.convolve import convolve_general
+from openseg_jax.models.layers.xla import convolve_general
 from openseg_jax.models.resnest import ResNeSt, SplitAttention
 from openseg_jax.models.resnet import RESNEXT, ResNet
 from openseg_jax.models.wide_resnet import WideResNet

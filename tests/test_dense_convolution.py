@@ -12,7 +12,8 @@ from openseg_jax.config import default_config
 from openseg_jax.models import segmenter
 from openseg_jax.models.layers import Conv, ConvNormAct, winograd
 from openseg_jax.models.layers import convolve as convolve_module
-from openseg_jax.models.layers.convolve import convolve, convolve_general, convolve_on_gpu
+from openseg_jax.models.layers.convolve import convolve
+from openseg_jax.models.layers.xla import convolve_general, convolve_on_gpu
 
 GEOMETRIES = [
     # stride, dilation, padding, (h, w)

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from openseg_jax.models.layers.convolve import convolve, convolve_general
+from openseg_jax.models.layers.convolve import convolve
+from openseg_jax.models.layers.xla import convolve_general
 
 RNG = np.random.default_rng(0)
 

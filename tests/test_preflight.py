@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from openseg_jax import hlo, preflight
+from openseg_jax import hlo, preflight, targets
 from openseg_jax.data.pipeline import training_batches
 from openseg_jax.models import segmenter
 from openseg_jax.training.trainer import create_state
@@ -119,7 +119,7 @@ def test_figures_of_a_compiled_program():
 
 
 def test_the_table_says_whose_figures_they_are_and_whether_it_fits():
-    target = preflight.find_target("cpu")
+    target = targets.find_target("cpu")
     cost = preflight.Cost("train step", 10**9, 1.0, 2e9, 2**29, 2**30, 3 * 2**29)
     text = preflight.table(123_456, [cost], target, 2 * 2**30)
     assert "XLA:CPU of jaxlib" in text and "estimate" in text and "123,456" in text
@@ -137,6 +137,8 @@ def test_the_table_says_whose_figures_they_are_and_whether_it_fits():
         ("gpu", "JAX finds no GPU here"),
         ("cuda", "--target cuda: use cpu, gpu or tpu"),
         ("tpu-v99:2x4", "TPU"),
+        ("gpu-a99", "names are such as gpu-h100"),
+        ("gpu-a100:0", "or gpu-a100:8 for eight"),
     ],
 )
 def test_a_target_that_is_not_there_is_one_message(openseg, target, expected):
@@ -167,12 +169,24 @@ def test_preflight_for_a_tpu_that_is_not_there(openseg):
     assert "all-reduce" in finished.stdout and "fits into 16.0 GiB" in finished.stdout
 
 
+@pytest.mark.slow
+def test_preflight_for_gpus_that_are_not_there(openseg):
+    arguments = ["analyze", f"--config={ROOT}/configs/toy_ocr.py", "--preflight", "--size=64x96"]
+    finished = openseg(*arguments, "--target=gpu-rtx3090:2", timeout=900)
+    if "needs the GPU compiler" in finished.stderr:
+        pytest.skip(finished.stderr)
+    assert finished.returncode == 0, finished.stderr
+    assert "XLA:GPU of jax-cuda" in finished.stdout and "2 x NVIDIA GeForce RTX" in finished.stdout
+    assert "all-reduce" in finished.stdout and "fits into 18.0 GiB" in finished.stdout
+    assert "nan" not in finished.stdout
+
+
 @pytest.mark.slow  # minutes each
 @pytest.mark.parametrize("row", table_rows("cityscapes"))
 def test_the_networks_of_the_tables_compile_for_a_tpu_slice(row):
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("the TPU compiler: pip install libtpu")
-    target = preflight.find_target("tpu-v5e:2x4")
+    target = targets.find_target("tpu-v5e:2x4")
     parameters, costs = preflight.preflight(read(row), target, (1024, 2048))
     assert parameters > 0 and len(costs) == 2
     assert all(preflight.fits(cost, target.memory) for cost in costs)
@@ -197,7 +211,7 @@ def parameters_of(row):
 def test_every_row_of_the_tables_lowers(row):
     """Train and eval step of the recipe as it is, for a TPU."""
     config = preflight.for_target(read(row), "tpu")
-    target = preflight.find_target("cpu")
+    target = targets.find_target("cpu")
     state, graphs = preflight.abstract_state(config)
     step = preflight.trace_train_step(config, target.devices[:1], state, graphs["train"])
     evaluation = preflight.trace_eval_step(config, target, state, graphs["eval"], (512, 683))

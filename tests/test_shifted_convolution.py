@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from openseg_jax.models.layers import shifted
-from openseg_jax.models.layers.convolve import convolve, convolve_general
+from openseg_jax.models.layers.convolve import convolve
+from openseg_jax.models.layers.xla import convolve_general
 
 GEOMETRIES = [
     # stride, dilation, padding, (h, w)

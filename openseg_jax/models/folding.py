@@ -53,7 +53,7 @@ class Identity(nnx.Module):
     def __call__(
         self, x: jax.Array, constant: jax.Array | None = None, *, centred: bool = False
     ) -> jax.Array:
-        return x if constant is None else (x + constant).astype(x.dtype)
+        return x if constant is None else x + constant.astype(x.dtype)
 
 
 def _fold(convolution, norm) -> bool:

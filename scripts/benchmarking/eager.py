@@ -1,9 +1,10 @@
-"""The kernels of PyTorch's eager step: one an operation, each with its operands in memory."""
+"""PyTorch's eager step: its kernels, one an operation with its operands in memory; its memory."""
 
 from __future__ import annotations
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -24,23 +25,25 @@ ONLY_WRITTEN = {"copy_", "fill_", "zero_"}  # their first operand
 UNWRITTEN = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 
 
-def eager_kernels(case: Case) -> list[Kernel]:
-    """Of one step of the twin, which is only followed: nothing is computed or allocated.
+def eager_step(case: Case) -> tuple[list[Kernel], int]:
+    """The kernels and the peak memory in bytes of one step of the twin.
 
-    Followed is PyTorch on a CPU, autocast as there. Of a GPU's is that a convolution adds its bias
-    in a pass of its own.
+    It is only followed: nothing is computed or allocated. Followed is PyTorch on a CPU, autocast as
+    there. Of a GPU's is that a convolution adds its bias in a pass of its own. What cuDNN's kernels
+    work in is not counted as memory.
     """
-    follow = _Follow()
+    follow = Follow()
     with FakeTensorMode(allow_non_fake_inputs=True):
         twin = _channels_last(twin_of(case))
         if case.mode == "eval":
             fold_batch_norm(twin, torch.zeros(1, 3, 65, 65))
         images = images_of(case).contiguous(memory_format=torch.channels_last)
         _, step = step_of(case, twin, images)
-        step()  # after which the optimizer has its momentum
         with follow:
+            step()  # after which the optimizer has its momentum
+            follow.start_anew()
             step()
-    return follow.kernels
+    return follow.kernels, follow.peak
 
 
 def _channels_last(twin: torch.nn.Module) -> torch.nn.Module:
@@ -53,12 +56,34 @@ def _channels_last(twin: torch.nn.Module) -> torch.nn.Module:
     return twin
 
 
-class _Follow(TorchDispatchMode):
-    """Notes down the kernels of operations."""
+class Follow(TorchDispatchMode):
+    """Notes down the kernels of operations, and the most bytes that their tensors fill at once."""
 
     def __init__(self):
         super().__init__()
         self.kernels: list[Kernel] = []
+        self.peak = 0
+        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._total = 0  # of these, of which some may be gone
+
+    def start_anew(self) -> None:
+        """Forgets what was noted down; what is in memory stays."""
+        self.kernels, self.peak = [], 0
+
+    def _see(self, values) -> None:
+        """Tensors among `values` are in memory until they are gone."""
+        for tensor in tree_leaves(values):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                _, before = self._storages.get(storage._cdata, (None, 0))
+                self._storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+                self._total += storage.nbytes() - before
+        if self._total > self.peak:
+            self._storages = {
+                key: each for key, each in self._storages.items() if not each[0].expired()
+            }
+            self._total = sum(size for _, size in self._storages.values())
+            self.peak = max(self.peak, self._total)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -71,6 +96,7 @@ class _Follow(TorchDispatchMode):
                 outputs = function.decompose(*args, **kwargs)
         if outputs is NotImplemented:
             outputs = function(*args, **kwargs)
+            self._see((args, kwargs, outputs))
             name = function.overloadpacket.__name__
             if not function.is_view and name not in UNWRITTEN:
                 self.kernels += _kernels(name, args, kwargs, outputs)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.interpreters import partial_eval
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarking.case import Case, Program, config_of, host_batch, network_input
 from openseg_jax.analysis import count_macs
@@ -100,17 +102,31 @@ def _program(start, last: dict, facts: dict) -> Program:
     )
 
 
-def step_jaxpr(case: Case):
-    """The whole step as it is traced: of the trainer, or an evaluation with its norms unfolded."""
-    if case.mode == "eval":
-        return forward_jaxpr(case)
-    from openseg_jax import preflight  # here, for the same reason
+def compile_for(case: Case, target) -> jax.stages.Compiled:
+    """The step as `jax_program` runs it, for devices that need not be here.
 
-    config = config_of(case)
-    config.augment.crop = case.size
-    state, graphs = preflight.abstract_state(config)
-    traced = preflight.trace_train_step(config, jax.devices()[:1], state, graphs["train"])
-    return traced.jaxpr.jaxpr
+    Args:
+        target: from `openseg_jax.targets.find_target`.
+    """
+    if case.mode == "train":
+        from openseg_jax import preflight  # here, as the trainer needs more packages
+
+        config = config_of(case)
+        config.augment.crop = case.size
+        state, graphs = preflight.abstract_state(config)
+        traced = preflight.trace_train_step(config, target.devices, state, graphs["train"])
+    else:
+        network = segmenter.build(config_of(case).model, np.random.default_rng(0))
+        params, stats, graphs = segmenter.graphs(network)
+        graph, *weights = fold_batch_norm(graphs["eval"], params, stats)
+        sharding = NamedSharding(Mesh(np.array(target.devices), ("data",)), PartitionSpec())
+        images = jax.ShapeDtypeStruct((case.batch, *case.size, 3), np.float32)
+        inputs = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            (weights, images),
+        )
+        traced = jax.jit(_forward(graph, case)).trace(*inputs)
+    return traced.lower().compile()
 
 
 def forward_macs(case: Case) -> int:

@@ -13,7 +13,7 @@ from benchmarking.cells import (
 )
 from benchmarking.measuring import spread
 
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 SPEED = (
     "network",
     "input",
@@ -45,11 +45,10 @@ MEMORY = ("network", "memory of", "JAX MiB", "PyTorch MiB", "torch.compile MiB")
 def network_tables(measured: dict) -> str:
     """Speed, start and memory of a file that `benchmark.py` wrote, as Markdown."""
     machine, cases = measured["machine"], measured["cases"]
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     lines = [
         f"{machine['device']}, {machine['cores']} cores, {machine['dtype']}; best matrix product "
         f"{machine['peak_flops'] / 1e9:,.0f} GFLOP/s. "
-        f"openseg_jax {machine['version']}, {versions}.",
+        f"{versions_of(machine)}.",
         "",
     ]
     timed = [case for case in cases if "rounds" in case]
@@ -59,6 +58,12 @@ def network_tables(measured: dict) -> str:
     lines += table(MEMORY, [memory_row(case) for case in alone])
     lines += [f"{network_name(case)}: {case['error']}\n" for case in cases if "error" in case]
     return "\n".join(lines)
+
+
+def versions_of(about: dict) -> str:
+    """Such as `openseg_jax 0.1.0, jax 0.10.2`."""
+    packages = {"openseg_jax": about["version"]} | about["versions"]
+    return ", ".join(f"{name} {number}" for name, number in packages.items())
 
 
 def speed_row(case: dict) -> list[str]:
@@ -120,11 +125,15 @@ ROOFLINE = (
     "TFLOP a step",
     "JAX GB moved",
     "PyTorch GB moved",
+    "JAX kernels",
+    "PyTorch kernels",
     "JAX ms",
     "PyTorch ms",
     "time, JAX / PyTorch",
     "JAX images/s",
     "share of peak",
+    "JAX GiB of memory",
+    "PyTorch GiB of memory",
 )
 
 
@@ -133,7 +142,8 @@ def roofline_table(predicted: dict) -> str:
     chip = predicted["chip"]
     lines = [
         f"{chip['name']}, bfloat16: {chip['flops'] / 1e12:,.0f} TFLOP/s and "
-        f"{chip['bandwidth'] / 1e12:,.2f} TB/s by its data sheet. Predicted, not measured.",
+        f"{chip['bandwidth'] / 1e12:,.2f} TB/s by its data sheet. Predicted, not measured. "
+        f"{versions_of(predicted)}.",
         "",
     ]
     rows = [roofline_row(case, chip["flops"]) for case in predicted["cases"]]
@@ -150,9 +160,13 @@ def roofline_row(case: dict, peak: float) -> list[str]:
         f"{flops / 1e12:,.2f}",
         f"{ours['bytes'] / 1e9:,.1f}",
         f"{theirs['bytes'] / 1e9:,.1f}",
+        f"{ours['kernels']:,}",
+        f"{theirs['kernels']:,}",
         f"{1e3 * ours['seconds']:,.2f}",
         f"{1e3 * theirs['seconds']:,.2f}",
         f"{ours['seconds'] / theirs['seconds']:.2f}",
         f"{case['case']['batch'] / ours['seconds']:,.0f}",
         f"{flops / ours['seconds'] / peak:.0%}",
+        f"{ours['memory'] / GIB:,.2f}",
+        f"{theirs['memory'] / GIB:,.2f}",
     ]

@@ -1,9 +1,10 @@
-"""Convolutions as functions, with the formulations that XLA:CPU needs.
+"""Convolutions as functions, with the formulations that XLA needs on a CPU and on a GPU.
 
-Most convolutions take another way on CPU than on a GPU or TPU, equal but for rounding; those
-choices live here (for attention in `attention.py`, for resizing in `resize.py`), the longer ways in
-`shifted.py` and `winograd.py`. Which one may depend on the size of the batch. Gradients are written
-out where that is faster, so there is no forward-mode differentiation. Arrays are `(n, h, w, c)`.
+Convolutions take another way on a CPU, a GPU and a TPU, equal but for rounding; those choices live
+here (for attention in `attention.py`, for resizing in `resize.py`), the longer ways in
+`shifted.py`, `winograd.py` and, of a GPU, in `xla.py`. Which one may depend on the size of the
+batch. Gradients are written out where that is faster, so there is no forward-mode differentiation.
+Arrays are `(n, h, w, c)`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 
 from openseg_jax.models.layers import shifted, winograd
 from openseg_jax.models.layers.materialize import materialize
+from openseg_jax.models.layers.xla import convolve_general, convolve_on_gpu
 
 
 def convolve(
@@ -88,19 +90,6 @@ def _convolve_pixels(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return convolve(x, kernel[None, None], stride=1, dilation=1, groups=1, padding=0)
 
 
-def convolve_general(x, kernel, *, stride, dilation, groups, padding):
-    """XLA's own convolution, with its gradients."""
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        [(padding, padding)] * 2,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve_by_platform(x, kernel, geometry):
     """A convolution, whose gradient chooses once more for the platform.
@@ -157,55 +146,6 @@ def _ways(x, kernel, stride, dilation, groups, padding):
     elif all(size <= few for size, few in zip(kernel.shape[1:], FEW, strict=True)):
         ways["cpu"] = lambda x, kernel: _convolve_narrow(x, kernel, *arguments)
     return ways
-
-
-def convolve_on_gpu(x, kernel, *, stride, dilation, groups, padding):
-    """XLA's own convolution, with gradients that XLA:GPU leaves to cuDNN."""
-    return _on_gpu_once(x, kernel, stride, dilation, groups, padding)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
-def _convolve_on_gpu(x, kernel, stride, dilation, groups, padding):
-    geometry = dict(stride=stride, dilation=dilation, groups=groups, padding=padding)
-    return convolve_general(x, kernel, **geometry)
-
-
-def _on_gpu_forward(x, kernel, *geometry):
-    return _convolve_on_gpu(x, kernel, *geometry), (x, kernel)
-
-
-def _on_gpu_backward(stride, dilation, groups, padding, saved, gradient):
-    """XLA:GPU knows the gradient of a kernel as one by a pattern.
-
-    What the pattern misses becomes a convolution with a window as large as the map: that of a
-    dilated kernel, and where XLA draws what is around into it, as padding. The latter ends at a
-    barrier, which also keeps the phases from being made, and kept, in the forward pass.
-    """
-    x, kernel = saved
-    geometry = dict(stride=stride, dilation=dilation, groups=groups, padding=padding)
-    (x_gradient,) = jax.vjp(lambda x: convolve_general(x, kernel, **geometry), x)[1](gradient)
-    x, gradient = jax.lax.optimization_barrier((x, gradient))
-    if dilation > 1 and stride == 1 and padding % dilation == 0:
-        x, gradient = (_phases(array, dilation) for array in (x, gradient))
-        geometry |= dict(dilation=1, padding=padding // dilation)
-    (kernel_gradient,) = jax.vjp(lambda kernel: convolve_general(x, kernel, **geometry), kernel)[1](
-        gradient
-    )
-    return x_gradient, kernel_gradient
-
-
-_convolve_on_gpu.defvjp(_on_gpu_forward, _on_gpu_backward)
-_on_gpu_once = jax.jit(_convolve_on_gpu, static_argnums=(2, 3, 4, 5))
-
-
-def _phases(x: jax.Array, dilation: int) -> jax.Array:
-    """`(n, h, w, c)` -> `(n * d * d, h / d, w / d, c)`: every d-th row and column, rounded up."""
-    n, height, width, channels = x.shape
-    rows, columns = (-(-length // dilation) for length in (height, width))
-    missing = (0, rows * dilation - height), (0, columns * dilation - width)
-    x = jnp.pad(x, ((0, 0), *missing, (0, 0)))
-    x = x.reshape(n, rows, dilation, columns, dilation, channels).transpose(0, 2, 4, 1, 3, 5)
-    return x.reshape(-1, rows, columns, channels)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -313,7 +253,7 @@ def _convolve_pointwise(x, kernel, stride):
     """A 1x1 convolution as a matrix product.
 
     1.5x faster forward and 4x backward on XLA:CPU; strided ones are sliced first, the gradient of
-    their kernel is 9x faster so. On a GPU they stay convolutions.
+    their kernel is 9x faster so. On a GPU they stay convolutions (`xla.convolve_on_gpu`).
     """
     return _product(x[:, ::stride, ::stride], kernel[0, 0])
 
