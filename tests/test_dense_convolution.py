@@ -1,5 +1,8 @@
 """The ways that dense convolutions take on a CPU, against XLA's own."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -72,6 +75,47 @@ def test_gradients_on_a_gpu_are_xlas(stride, dilation, padding, size, groups):
         expected = value_and_gradients(partial(convolve_general, **geometry), x, kernel)
     for array, reference in zip(ours, expected, strict=True):
         np.testing.assert_allclose(array, reference, rtol=0, atol=1e-12)
+
+
+SHARED = """
+from functools import partial
+import jax, numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from openseg_jax.models.layers.xla import convolve_general, convolve_on_gpu
+
+rng = np.random.default_rng(0)
+for shape, dilation, height, groups in (
+    ((4, 1), 4, 17, 1), ((1, 4), 2, 12, 1), ((1, 4), 2, 68, 1), ((1, 4), 12, 64, 1),
+    ((1, 4), 3, 16, 1), ((2, 2), 4, 20, 8), ((2, 2), 4, 17, 1), ((1, 2), 2, 65, 1),
+    ((2, 2), 36, 64, 1),
+):
+    devices = np.reshape(jax.devices()[:shape[0] * shape[1]], shape)
+    mesh = Mesh(devices, ("data", "height"), axis_types=(AxisType.Auto,) * 2)
+    x, gradient = rng.standard_normal((2, 4, height, 10, 8), np.float32)
+    kernel = rng.standard_normal((3, 3, 8 // groups, 8), np.float32)
+    geometry = dict(stride=1, dilation=dilation, groups=groups, padding=dilation)
+
+    def gradients(convolution, x, kernel, gradient):
+        y, backward = jax.vjp(partial(convolution, **geometry), x, kernel)
+        return y, *backward(gradient)
+
+    rows = "height" if height % shape[1] == 0 else None
+    shared = NamedSharding(mesh, PartitionSpec("data", rows))
+    ours = jax.jit(partial(gradients, convolve_on_gpu))(
+        jax.device_put(x, shared), kernel, jax.device_put(gradient, shared)
+    )
+    for array, reference in zip(ours, gradients(convolve_general, x, kernel, gradient)):
+        np.testing.assert_allclose(array, reference, rtol=0, atol=1e-4 * abs(reference).max())
+print("equal")
+"""
+
+
+def test_gradients_on_gpus_that_share_a_map_are_xlas():
+    """As XLA partitions them: a reshape made wrong phases of shared rows, without a word."""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = [sys.executable, "-c", SHARED]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert finished.stdout.strip() == "equal", finished.stderr
 
 
 @pytest.mark.parametrize("dilation,size", WINOGRAD_GEOMETRIES)
