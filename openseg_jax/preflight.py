@@ -150,9 +150,12 @@ def _compile(name: str, traced: jax.stages.Traced) -> Cost:
                 "XLA:GPU needs a file of the CUDA toolkit, libdevice, which is not here. It comes "
                 f"with: {INSTALL_GPU_COMPILER}"
             ) from error
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
         refused = str(error).strip().splitlines()[0]
+        if "RESOURCE_EXHAUSTED" not in refused:
+            raise UserError(
+                f"The compiler fails at the {name}: {refused[:300]} That is no fault of the "
+                "config; another release of jaxlib and its plugin may compile it."
+            ) from error
         return Cost(name, macs, time.perf_counter() - start, refused=refused)
     seconds = time.perf_counter() - start
     memory, text = compiled.memory_analysis(), compiled.as_text()

@@ -51,7 +51,7 @@ class Gpu:
         cache: MiB of the second level.
         clock: GHz, the highest.
         bandwidth: GB/s of the memory.
-        memory: GiB.
+        memory: GiB as the driver reports them, which are fewer where error correction takes some.
     """
 
     name: str
@@ -66,14 +66,14 @@ class Gpu:
 GPUS = {
     "a100-40": Gpu("NVIDIA A100 40GB", (8, 0), 108, 40, 1.41, 1555, 40),
     "a100": Gpu("NVIDIA A100 80GB", (8, 0), 108, 40, 1.41, 2039, 80),
-    "a10": Gpu("NVIDIA A10", (8, 6), 72, 6, 1.695, 600, 24),
+    "a10": Gpu("NVIDIA A10", (8, 6), 72, 6, 1.695, 600, 22),
     "rtx3090": Gpu("NVIDIA GeForce RTX 3090", (8, 6), 82, 6, 1.695, 936, 24),
     "a6000": Gpu("NVIDIA RTX A6000", (8, 6), 84, 6, 1.8, 768, 48),
     "rtx4090": Gpu("NVIDIA GeForce RTX 4090", (8, 9), 128, 72, 2.52, 1008, 24),
-    "l4": Gpu("NVIDIA L4", (8, 9), 58, 48, 2.04, 300, 24),
-    "l40s": Gpu("NVIDIA L40S", (8, 9), 142, 96, 2.52, 864, 48),
-    "h100": Gpu("NVIDIA H100 SXM", (9, 0), 132, 50, 1.98, 3350, 80),
-    "h200": Gpu("NVIDIA H200", (9, 0), 132, 50, 1.98, 4800, 141),
+    "l4": Gpu("NVIDIA L4", (8, 9), 58, 48, 2.04, 300, 22),
+    "l40s": Gpu("NVIDIA L40S", (8, 9), 142, 96, 2.52, 864, 44),
+    "h100": Gpu("NVIDIA H100 SXM", (9, 0), 132, 50, 1.98, 3350, 79),
+    "h200": Gpu("NVIDIA H200", (9, 0), 132, 50, 1.98, 4800, 140),
 }
 # By compute capability: KiB of shared memory and threads of a processor, its lanes of float32. A
 # block may have 1 KiB less.

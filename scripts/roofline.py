@@ -43,6 +43,9 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     print(roofline_table(found))
+    if arguments.out is None:
+        print("Not saved, as it is not the whole table: --out names a file.")
+        return
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(found, indent=1) + "\n")
     print(f"Saved in {arguments.out}.")
@@ -77,9 +80,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="HEIGHTxWIDTH",
         help="of the images of evaluation, one at a time (default 1024x2048)",
     )
-    parser.add_argument("--out", type=Path, help="default: docs/results/roofline_CHIP.json")
+    help = "default: docs/results/roofline_CHIP.json, where nothing but --chip is given"
+    parser.add_argument("--out", type=Path, help=help)
     parsed = parser.parse_args(arguments)
-    parsed.out = parsed.out or RESULTS / f"roofline_{parsed.chip}.json"
+    if parsed == parser.parse_args(["--chip", parsed.chip]):
+        parsed.out = RESULTS / f"roofline_{parsed.chip}.json"
     return parsed
 
 

@@ -87,7 +87,7 @@ rng = np.random.default_rng(0)
 for shape, dilation, height, groups in (
     ((4, 1), 4, 17, 1), ((1, 4), 2, 12, 1), ((1, 4), 2, 68, 1), ((1, 4), 12, 64, 1),
     ((1, 4), 3, 16, 1), ((2, 2), 4, 20, 8), ((2, 2), 4, 17, 1), ((1, 2), 2, 65, 1),
-    ((2, 2), 36, 64, 1),
+    ((2, 2), 36, 64, 1), ((1, 4), 12, 12, 1), ((1, 4), 24, 16, 1),
 ):
     devices = np.reshape(jax.devices()[:shape[0] * shape[1]], shape)
     mesh = Mesh(devices, ("data", "height"), axis_types=(AxisType.Auto,) * 2)

@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from benchmarking.case import Case  # noqa: E402
 from benchmarking.compiled import kernels  # noqa: E402
 from benchmarking.roofline import Chip, Kernel, seconds, total_bytes, total_flops  # noqa: E402
 
+from openseg_jax.errors import UserError  # noqa: E402
 from openseg_jax.targets import find_target  # noqa: E402
 
 PROGRAM = """HloModule jit_step, is_scheduled=true
@@ -38,7 +38,8 @@ PROGRAM = """HloModule jit_step, is_scheduled=true
   %p5 = f32[8,4]{1,0} parameter(1)
   %p6 = s32[] parameter(2)
   %one = f32[1,8,4]{2,1,0} bitcast(%p5)
-  ROOT %written = f32[5,8,4]{2,1,0} dynamic-update-slice(%p4, %one, %p6, %p6, %p6)
+  %whole = f32[5,8,4]{2,1,0} bitcast(%p4)
+  ROOT %written = f32[5,8,4]{2,1,0} dynamic-update-slice(%whole, %one, %p6, %p6, %p6)
 }
 
 %body (state: (s32[], f32[5,8,4])) -> (s32[], f32[5,8,4]) {
@@ -95,6 +96,20 @@ def test_products_and_elementwise_kernels_of_a_compiled_program():
     assert last == Kernel("add", 0, 2 * 2 * 64 * 16)  # reads its operand once
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '%y = bf16[64,16]{1,0} custom-call(%left, %right), custom_call_target="__cublas$gemm"',
+        "%y = f32[2,8,8,16]{3,2,1,0} convolution(%x, %k), window={size=3x3}",
+        "%y = f32[8,4]{1,0} conditional(%zero, %g, %g), branch_computations={%body, %body}",
+        "%y = (s32[]) while(%begin), condition=%condition, body=%body",
+    ],
+)
+def test_what_the_count_does_not_know_is_refused(line):
+    with pytest.raises(UserError, match="does not know"):
+        kernels(PROGRAM.replace("  %zero = ", f"  {line}\n  %zero = "))
+
+
 def test_loops_of_a_compiled_program_move_slices():
     read, write = (kernel for kernel in kernels(PROGRAM) if kernel.times == 5)
     one = 4 * 8 * 4
@@ -110,9 +125,9 @@ def test_a_kernel_takes_the_longer_of_its_two_times():
 
 def gpu_compiler_or_skip():
     try:
-        metadata.version("jax-cuda12-plugin")
-    except metadata.PackageNotFoundError:
-        pytest.skip("the GPU compiler: pip install jax-cuda12-plugin nvidia-cuda-nvcc-cu12")
+        find_target("gpu-h200")
+    except UserError as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.slow
@@ -147,6 +162,22 @@ def test_no_gradient_becomes_a_convolution_with_a_window_as_large_as_the_map(net
     windows = re.findall(r"window=\{size=(\d+)x(\d+)", text)
     assert len(windows) > 50
     assert max(int(side) for window in windows for side in window) <= 19  # as OCR's 19 objects
+
+
+def test_attention_is_one_kernel_and_a_view_is_none():
+    torch = pytest.importorskip("torch", reason="PyTorch")
+    from benchmarking.eager import Follow, _Attention
+
+    query, key = (torch.zeros(2, 32, 8, requires_grad=True) for _ in range(2))
+    value = torch.zeros(2, 32, 16, requires_grad=True)
+    with Follow() as follow:
+        context = _Attention.apply(follow, query, key, value)
+        torch.ops.aten._unsafe_view(context.detach(), [64, 16])
+        context.backward(context.detach())
+    forward, backward = follow.kernels
+    assert forward.flops == 2 * 2 * 32 * 32 * (8 + 16) and forward.bytes == 4 * 2 * 32 * 48
+    assert backward.flops == 2 * 2 * 32 * 32 * (3 * 8 + 2 * 16)
+    assert backward.bytes == 4 * 2 * 32 * (48 + 16 + 32)
 
 
 def test_memory_is_that_of_the_tensors_at_hand():

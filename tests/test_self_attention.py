@@ -37,7 +37,7 @@ def test_chunks_do_not_change_the_gradients(chunk):
 
 
 KEPT_OR_NOT = pytest.mark.parametrize(
-    "score_bytes", [attention_code.KEPT_BYTES, 4], ids=["kept", "not kept"]
+    "score_bytes", [attention_code.SCORE_BYTES, 4], ids=["kept", "not kept"]
 )
 
 
@@ -61,7 +61,7 @@ def test_tiles_of_queries_and_keys_change_nothing(tile, images, score_bytes, mon
     monkeypatch.setattr(attention_code, "MANY_SCORES", 1)
     monkeypatch.setattr(attention_code, "TILE", tile)
     monkeypatch.setattr(attention_code, "KEPT_QUERIES", tile[0])
-    monkeypatch.setattr(attention_code, "KEPT_BYTES", score_bytes)
+    monkeypatch.setattr(attention_code, "SCORE_BYTES", score_bytes)
     for lanes in (1, 4):
         monkeypatch.setattr(attention_code, "LANES", lanes)
         for ours, reference in zip(context_and_gradients(), whole, strict=True):
@@ -120,7 +120,7 @@ def test_gradients_stay_bounded_where_rounding_errors_of_scores_are_large(monkey
 @KEPT_OR_NOT
 def test_gradients_of_bfloat16_tiles_are_near_those_of_float32(score_bytes, monkeypatch):
     """With near-even weights and keys above zero: queries' gradients are small differences."""
-    monkeypatch.setattr(attention_code, "KEPT_BYTES", score_bytes)
+    monkeypatch.setattr(attention_code, "SCORE_BYTES", score_bytes)
     tokens = 2 * attention_code.TILE[0]
     arrays = (random(1, tokens, 8), np.abs(random(1, tokens, 8)), random(1, tokens, 4))
     rounded = [jnp.asarray(x / 4, jnp.bfloat16) for x in arrays]
@@ -210,8 +210,8 @@ mesh = jax.make_mesh((2, 2), ("data", "height"), (jax.sharding.AxisType.Auto,) *
 rng = np.random.default_rng(0)
 alone = tuple(jnp.asarray(rng.standard_normal((2, 24, 5)), jnp.float32) for _ in range(3))
 shared = jax.device_put(alone, NamedSharding(mesh, PartitionSpec("data", "height")))
-for chunk, score_bytes in ((None, attention.KEPT_BYTES), (None, 4), (6, 4)):
-    attention.KEPT_BYTES = score_bytes
+for chunk, score_bytes in ((None, attention.SCORE_BYTES), (None, 4), (6, 4)):
+    attention.SCORE_BYTES = score_bytes
     def loss(inputs):
         context = attention.self_attention(*inputs, chunk=chunk)
         return (context**2).sum(), context

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from unittest import mock
+
 import torch
+import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,18 +26,25 @@ READ_TWICE = {
     "native_batch_norm_backward": (0, 1),
 }
 ONLY_WRITTEN = {"copy_", "fill_", "zero_"}  # their first operand
-UNWRITTEN = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+# Operations that write nothing.
+IDLE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view"}
 
 
 def eager_step(case: Case) -> tuple[list[Kernel], int]:
     """The kernels and the peak memory in bytes of one step of the twin.
 
     It is only followed: nothing is computed or allocated. Followed is PyTorch on a CPU, autocast as
-    there. Of a GPU's is that a convolution adds its bias in a pass of its own. What cuDNN's kernels
-    work in is not counted as memory.
+    there, and its optimizer, which takes one parameter after the other. Of a GPU's is that a
+    convolution adds its bias in a pass of its own, and that attention is one kernel, forward and
+    backward. What cuDNN's kernels work in is not counted as memory.
     """
     follow = Follow()
-    with FakeTensorMode(allow_non_fake_inputs=True):
+
+    def attention(query, key, value):
+        return _Attention.apply(follow, query, key, value)
+
+    fused = mock.patch.object(F, "scaled_dot_product_attention", attention)
+    with FakeTensorMode(allow_non_fake_inputs=True), fused:
         twin = _channels_last(twin_of(case))
         if case.mode == "eval":
             fold_batch_norm(twin, torch.zeros(1, 3, 65, 65))
@@ -98,9 +109,33 @@ class Follow(TorchDispatchMode):
             outputs = function(*args, **kwargs)
             self._see((args, kwargs, outputs))
             name = function.overloadpacket.__name__
-            if not function.is_view and name not in UNWRITTEN:
+            if not function.is_view and name not in IDLE:
                 self.kernels += _kernels(name, args, kwargs, outputs)
         return outputs
+
+
+class _Attention(torch.autograd.Function):
+    """Attention whose scores stay on the chip, and are computed again for the gradients."""
+
+    @staticmethod
+    def forward(context, follow: Follow, query, key, value):
+        output = query.new_empty(*query.shape[:-1], value.shape[-1])
+        context.follow = follow
+        context.save_for_backward(query, key, value, output)
+        pairs = 2 * math.prod(query.shape[:-1]) * key.shape[-2]
+        flops = pairs * (query.shape[-1] + value.shape[-1])
+        follow.kernels.append(_kernel("attention", flops, query, key, value, output))
+        return output
+
+    @staticmethod
+    def backward(context, gradient):
+        query, key, value, output = arrays = context.saved_tensors
+        gradients = [torch.empty_like(each) for each in (query, key, value)]
+        pairs = 2 * math.prod(query.shape[:-1]) * key.shape[-2]
+        flops = pairs * (3 * query.shape[-1] + 2 * value.shape[-1])
+        moved = _kernel("attention_backward", flops, *arrays, gradient, *gradients)
+        context.follow.kernels.append(moved)
+        return None, *gradients
 
 
 def _kernels(name: str, args: tuple, kwargs: dict, outputs) -> list[Kernel]:
@@ -119,7 +154,7 @@ def _kernels(name: str, args: tuple, kwargs: dict, outputs) -> list[Kernel]:
         return kernels + ([] if of_bias is None else [_kernel("bias", 0, gradient, of_bias)])
     inputs = tree_leaves((args[1:] if name in ONLY_WRITTEN else args, kwargs))
     twice = (args[index] for index in READ_TWICE.get(name, ()))
-    count = flop_registry.get(getattr(torch.ops.aten, name.replace("_for_cpu", "")))
+    count = flop_registry.get(getattr(torch.ops.aten, name))
     flops = count(*args, **kwargs, out_val=outputs) if count else 0
     return [_kernel(name, flops, *inputs, *tree_leaves(outputs), *twice)]
 

@@ -75,9 +75,9 @@ def interleave(programs: dict[str, Program], rounds: int) -> dict:
 
 
 def fastest(run: Callable[[], object], times: int) -> float:
-    """Seconds of the fastest run, of so many in a row that other processes did not disturb.
+    """Seconds of the fastest run: so many in a row, until other processes did not disturb a row.
 
-    Where that does not come within `PATIENCE`, the fastest of all.
+    No longer than `PATIENCE`, though. Disturbed runs count, they are only slower.
     """
     seconds, deadline = [], time.perf_counter() + PATIENCE
 

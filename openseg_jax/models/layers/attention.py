@@ -60,10 +60,10 @@ def attend_in_groups(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.
     return jax.lax.platform_dependent(query, key, value, cpu=on_cpu, default=attend)
 
 
-# Of scores at once off a CPU, where no chunk is asked for. With 64 MiB a training step of OCNet on
-# ResNet-101 (8 images of 512x1024) moves 217 instead of 186 GB, as compiled for an H200.
-SCORE_BYTES = 256 * 2**20
-KEPT_BYTES = 64 * 2**20  # of all scores, up to which they are kept on CPU
+SCORE_BYTES = 64 * 2**20  # of scores at once, where no chunk is asked for; on CPU also kept ones
+# As compiled for an H200, a training step of OCNet on ResNet-101 (8 images of 512x1024) moves 186
+# instead of 217 GB with more scores at once.
+SCORE_BYTES_ON_GPU = 256 * 2**20
 # Queries (of all images) and keys at once on CPU: their scores stay in its caches. On 97x97 pixels
 # with the gradients 1.79 -> 1.65 s; rows of scores that are no multiple of a vector cost a fifth.
 TILE, LANES = (1024, 512), 16
@@ -88,7 +88,8 @@ def self_attention(
         key: (n, m, d).
         value: (n, m, v).
         chunk: queries at once, each with all keys, never kept; None or 0: on CPU tiles that fit
-            its caches, elsewhere as many queries as keep the scores below 256 MiB.
+            its caches, elsewhere as many queries as keep the scores below 64 MiB, on a GPU below
+            256 MiB.
 
     Returns:
         (n, p, v).
@@ -97,23 +98,32 @@ def self_attention(
     keys = key.shape[1]
     if chunk >= tokens if chunk else n * tokens * keys <= MANY_SCORES:
         return attend(query, key, value)
-    most = chunk or max(1, SCORE_BYTES // (4 * n * keys))
-    with_all_keys = Tile(_equal(tokens, most), keys, interleaved=True)
-    in_chunks = partial(_attend_in_tiles, with_all_keys, with_all_keys)
+
+    def in_chunks(most_queries: int) -> Callable:
+        with_all_keys = Tile(_equal(tokens, max(1, most_queries)), keys, interleaved=True)
+        return partial(_attend_in_tiles, with_all_keys, with_all_keys)
+
     if chunk:
-        return in_chunks(query, key, value)
+        return in_chunks(chunk)(query, key, value)
+    bytes_of_query = 4 * n * keys
 
     def tile(most_queries: int, most_keys: int) -> Tile:
         queries = _equal(tokens, max(1, most_queries // n), LANES)
         return Tile(queries, _equal(keys, most_keys, LANES), interleaved=False)
 
     in_cache = for_gradients = tile(*TILE)
-    if 4 * n * tokens * keys <= KEPT_BYTES:
+    if tokens * bytes_of_query <= SCORE_BYTES:
         for_gradients = tile(KEPT_QUERIES, keys)._replace(kept=True)
-    in_tiles = partial(_attend_in_tiles, in_cache, for_gradients)
-    # Differentiated, each way also returns what only the other saves, as zeros: here the kept
+    # Differentiated, each way also returns what only the others save, as zeros: here the kept
     # scores. Where both passes are one program XLA drops them.
-    return jax.lax.platform_dependent(query, key, value, cpu=in_tiles, default=in_chunks)
+    return jax.lax.platform_dependent(
+        query,
+        key,
+        value,
+        cpu=partial(_attend_in_tiles, in_cache, for_gradients),
+        cuda=in_chunks(SCORE_BYTES_ON_GPU // bytes_of_query),
+        default=in_chunks(SCORE_BYTES // bytes_of_query),
+    )
 
 
 def _equal(count: int, most: int, multiple: int = 1) -> int:
