@@ -71,14 +71,16 @@ _on_gpu_once = jax.jit(_convolve_on_gpu, static_argnums=(2, 3, 4, 5))
 
 
 def _phases(x: jax.Array, dilation: int) -> jax.Array:
-    """`(n, h, w, c)` -> `(d * n * d, h / d, w / d, c)`: every d-th row and column, rounded up.
+    """`(n, h, w, c)` -> `(n * d * d, h / d, w / d, c)`: every d-th row and column, rounded up.
 
-    Rows by slices: where devices share the rows of a map and those of a phase do not divide evenly
-    among them, XLA makes wrong ones by a reshape.
+    Images come first, so that devices which have some each need nothing of the others. Rows by
+    slices: where devices share the rows of a map and those of a phase do not divide evenly among
+    them, XLA makes wrong ones by a reshape.
     """
-    rows, columns = (-(-length // dilation) for length in x.shape[1:3])
-    missing = (0, rows * dilation - x.shape[1]), (0, columns * dilation - x.shape[2])
+    n, height, width, channels = x.shape
+    rows, columns = (-(-length // dilation) for length in (height, width))
+    missing = (0, rows * dilation - height), (0, columns * dilation - width)
     x = jnp.pad(x, ((0, 0), *missing, (0, 0)))
-    x = jnp.concatenate([x[:, row::dilation] for row in range(dilation)])
-    x = x.reshape(len(x), rows, columns, dilation, -1).transpose(0, 3, 1, 2, 4)
-    return x.reshape(-1, rows, columns, x.shape[-1])
+    x = jnp.stack([x[:, row::dilation] for row in range(dilation)], axis=1)
+    x = x.reshape(n, dilation, rows, columns, dilation, channels).transpose(0, 1, 4, 2, 3, 5)
+    return x.reshape(-1, rows, columns, channels)
