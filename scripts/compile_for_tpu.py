@@ -15,6 +15,7 @@ import dataclasses
 import json
 
 import model_zoo
+import zoo_rows
 
 from openseg_jax import preflight
 from openseg_jax.targets import find_target
@@ -29,7 +30,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--target", default="tpu-v5e:2x4")
-    parser.add_argument("--rows", nargs="+", default=model_zoo.table_rows("cityscapes"))
+    parser.add_argument("--rows", nargs="+", default=zoo_rows.table_rows("cityscapes"))
     options = parser.parse_args()
     target = find_target(options.target)
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"rows": {}}
@@ -37,7 +38,7 @@ def main() -> None:
     for row in options.rows:
         if row in results["rows"]:
             continue
-        config = model_zoo.read(row)
+        config = zoo_rows.read(row)
         parameters, costs = preflight.preflight(config, target, IMAGE)
         print(f"{row}\n{preflight.table(parameters, costs, target, target.memory)}\n", flush=True)
         results["rows"][row] = dict(

@@ -12,6 +12,7 @@ import json
 
 import jax
 import model_zoo
+import zoo_rows
 
 from openseg_jax import preflight
 from openseg_jax.analysis import count_macs
@@ -25,7 +26,7 @@ def main() -> None:
     """Runs the command line."""
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"rows": {}}
     results |= {"jax": jax.__version__, "image": IMAGE}
-    for row in (row for dataset in model_zoo.GRID for row in model_zoo.table_rows(dataset)):
+    for row in (row for dataset in zoo_rows.GRID for row in zoo_rows.table_rows(dataset)):
         if row not in results["rows"]:
             results["rows"][row] = lower(row)
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
@@ -34,7 +35,7 @@ def main() -> None:
 
 def lower(row: str) -> dict[str, int]:
     """Parameters and multiply-accumulates of a row, once both its steps have been lowered."""
-    config = preflight.for_target(model_zoo.read(row), "tpu")
+    config = preflight.for_target(zoo_rows.read(row), "tpu")
     target = find_target("cpu")
     state, graphs = preflight.abstract_state(config)
     steps = {

@@ -16,7 +16,7 @@ from openseg_jax.training.trainer import create_state
 
 sys.path[:0] = [str(ROOT / "configs"), str(ROOT / "scripts")]
 import toy_ocr  # noqa: E402
-from model_zoo import GRID, read, table_rows  # noqa: E402
+from zoo_rows import GRID, read, table_rows  # noqa: E402
 
 
 def shapes(tree):
