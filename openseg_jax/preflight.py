@@ -7,6 +7,7 @@ need none (`targets.py`).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 
@@ -23,6 +24,7 @@ from openseg_jax.evaluation import evaluator
 from openseg_jax.evaluation.protocol import prepare
 from openseg_jax.hlo import Buffer, collectives, largest_buffers
 from openseg_jax.models import segmenter
+from openseg_jax.models.folding import fold_batch_norm
 from openseg_jax.parallel import IMAGES, PER_IMAGE, REPLICATED, batch_specs, make_mesh
 from openseg_jax.targets import GIB, INSTALL_GPU_COMPILER, Target, find_target
 from openseg_jax.training import optimizer
@@ -117,6 +119,8 @@ def trace_train_step(config, devices: list, state: dict, graph) -> jax.stages.Tr
 
 def trace_eval_step(config, target: Target, state: dict, graph, image_size) -> jax.stages.Traced:
     """The eval step of `evaluator`, for one batch of images on the devices of one process."""
+    fold = functools.partial(fold_batch_norm, graph)
+    graph, params, stats = jax.eval_shape(fold, state["params"], state["stats"])
     inference = evaluator.make_inference(config, graph)
     devices = [device for device in target.devices if device.process_index == 0]
     mesh = Mesh(np.reshape(devices, (-1, 1)), ("data", "height"), axis_types=(AxisType.Auto,) * 2)
@@ -128,10 +132,9 @@ def trace_eval_step(config, target: Target, state: dict, graph, image_size) -> j
     def on_mesh(shape, dtype, spec) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
 
-    weights = {
-        name: jax.tree.map(lambda leaf: on_mesh(leaf.shape, leaf.dtype, REPLICATED), state[name])
-        for name in ("params", "stats")
-    }
+    weights = jax.tree.map(
+        lambda leaf: on_mesh(leaf.shape, leaf.dtype, REPLICATED), {"params": params, "stats": stats}
+    )
     program = inference.program(size == image_size)
     return program.trace(
         weights,

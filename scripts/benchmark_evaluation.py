@@ -31,6 +31,7 @@ from openseg_jax.errors import UserError
 from openseg_jax.evaluation import batches, evaluator, inference, metrics
 from openseg_jax.evaluation.protocol import prepare
 from openseg_jax.models import segmenter
+from openseg_jax.models.folding import fold_batch_norm
 from openseg_jax.progress import progress
 
 SIZES = ((256, 384), (240, 320), (256, 341))
@@ -92,9 +93,10 @@ def measure(method: str, backbone: str, count: int, rounds: int) -> dict:
     params, stats, graphs = segmenter.graphs(
         segmenter.build(config.model, np.random.default_rng(0))
     )
+    graph, params, stats = fold_batch_norm(graphs["eval"], params, stats)
     weights = inference.local_weights({"params": params, "stats": stats})
     items, ways = encoded_images(count), (one_by_one, batched)
-    runs = {way: evaluator.make_inference(config, graphs["eval"]) for way in ways}
+    runs = {way: evaluator.make_inference(config, graph) for way in ways}
     seconds = {way.__name__: [] for way in ways}
     with tempfile.TemporaryDirectory() as folder:
         arguments = items, Path(folder), config.model.num_classes

@@ -26,12 +26,15 @@ from openseg_jax.evaluation.boundary import boundary_counts, boundary_scores
 from openseg_jax.evaluation.gallery import Gallery, Picture
 from openseg_jax.evaluation.inference import (
     Inference,
+    host_weights,
+    local_weights,
     make_forward,
     make_told_forward,
     under_protocol,
 )
 from openseg_jax.evaluation.protocol import Protocol, in_words
 from openseg_jax.models import segmenter
+from openseg_jax.models.folding import fold_batch_norm
 from openseg_jax.parallel import sum_over_processes
 from openseg_jax.preprocessing import compute_dtype
 from openseg_jax.progress import progress
@@ -55,10 +58,10 @@ def _task(config, dataset: DataSet) -> Task:
 
 
 def make_inference(config, graph: nnx.GraphDef) -> Inference:
-    """The network of a config under the protocol `config.eval`, as `evaluate` wants it.
+    """The network of a config under the protocol `config.eval`.
 
     Args:
-        graph: the "eval" graph of `segmenter.graphs`.
+        graph: the "eval" graph of `segmenter.graphs`, or that of `fold_batch_norm`.
     """
     protocol, dtype = Protocol.of(config.eval), compute_dtype(config.dtype)
     if config.model.method == "segfix":
@@ -81,18 +84,37 @@ def make_inference(config, graph: nnx.GraphDef) -> Inference:
     )
 
 
-def evaluate(
-    config, inference: Inference, weights: dict, step: int, workdir: Path, dtype: str
-) -> tuple[dict, list[np.ndarray]]:
-    """Scores the whole `config.data.eval_split`, each image once on any number of processes.
+def make_evaluate(config, graph: nnx.GraphDef, state: dict) -> Callable:
+    """`evaluate(state, step, workdir)`, which scores the whole `config.data.eval_split`.
+
+    Each image is scored once on any number of processes. The network is compiled once, with its
+    batch norms folded; the weights may change from call to call.
 
     Args:
-        weights: of `inference.local_weights`.
+        graph: the "eval" graph of `segmenter.graphs`.
+        state: with the network's "params" and "stats", replicated, or their shapes.
 
     Returns:
-        the result, as written to `workdir/eval/<step>.json`, and comparison pictures of the
-        worst and the best images (of this process), as written to `workdir/eval/<step>/`.
+        the function. It returns the result, as written to `workdir/eval/<step>.json`, and
+        comparison pictures of the worst and the best images (of this process), as written to
+        `workdir/eval/<step>/`.
     """
+    fold = functools.partial(fold_batch_norm, graph)
+    folded_graph, *_ = jax.eval_shape(fold, state["params"], state["stats"])
+    inference = make_inference(config, folded_graph)
+
+    def evaluate(state: dict, step: int, workdir: Path) -> tuple[dict, list[np.ndarray]]:
+        weights = host_weights(state)
+        _, params, stats = fold(**weights)
+        folded = local_weights({"params": params, "stats": stats})
+        return _evaluate(config, inference, folded, weights_hash(weights), step, workdir)
+
+    return evaluate
+
+
+def _evaluate(
+    config, inference: Inference, weights: dict, checkpoint: str, step: int, workdir: Path
+) -> tuple[dict, list[np.ndarray]]:
     dataset = dataset_of(config.data)
     task = _task(config, dataset)
     split = Split(dataset, config.data.dir, config.data.eval_split)
@@ -135,7 +157,7 @@ def evaluate(
         **scored(totals, sum_over_processes(bootstrap.parts), task.classes),
         **task.more_scores(totals["confusion"]),
         "images_per_second": round(seen * processes / seconds, 2),
-        "protocol": _protocol(split, task, inference, weights, dtype),
+        "protocol": _protocol(split, task, inference, checkpoint, compute_dtype(config.dtype).name),
         "confusion": totals["confusion"][:, :-1].tolist(),
     }
     pictures = gallery.pictures()
@@ -197,7 +219,7 @@ def _by_class(classes: tuple[str, ...], values: np.ndarray) -> dict:
     return {name: _plain(value) for name, value in zip(classes, values, strict=True)}
 
 
-def _protocol(split: Split, task: Task, inference: Inference, weights: dict, dtype: str) -> dict:
+def _protocol(split: Split, task: Task, inference: Inference, checkpoint: str, dtype: str) -> dict:
     """How the numbers were made; results are only comparable where these agree."""
     return {
         "dataset": split.dataset.name,
@@ -210,7 +232,7 @@ def _protocol(split: Split, task: Task, inference: Inference, weights: dict, dty
         "classes": len(task.classes),
         "ignore": 255,
         "dtype": dtype,
-        "checkpoint": weights_hash(weights),
+        "checkpoint": checkpoint,
         "version": __version__,
     }
 

@@ -42,15 +42,20 @@ def make_told_forward(graph: nnx.GraphDef, data, dtype: jnp.dtype) -> Callable:
     return forward
 
 
-def local_weights(state: dict) -> dict:
-    """The parameters and statistics of a replicated state, on this process's devices alone.
+def host_weights(state: dict) -> dict:
+    """The parameters and statistics of a replicated state, as NumPy arrays."""
+    weights = {name: state[name] for name in ("params", "stats")}
+    return jax.tree.map(
+        lambda a: np.asarray(a.addressable_data(0) if isinstance(a, jax.Array) else a), weights
+    )
+
+
+def local_weights(weights: dict) -> dict:
+    """Weights of the host on this process's devices alone.
 
     Evaluation is local to each process, so that processes may have different numbers of images.
     """
-    weights = {name: state[name] for name in ("params", "stats")}
-    host = jax.tree.map(lambda a: a.addressable_data(0) if hasattr(a, "sharding") else a, weights)
-    mesh = local_mesh()
-    return jax.device_put(host, jax.NamedSharding(mesh, REPLICATED))
+    return jax.device_put(weights, jax.NamedSharding(local_mesh(), REPLICATED))
 
 
 def local_mesh() -> Mesh:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import jax
-import numpy as np
 from flax import nnx
 
 from openseg_jax.models import resnest, wide_resnet
@@ -26,7 +25,8 @@ def fold_batch_norm(graph: nnx.GraphDef, params: dict, stats: dict):
     convolution takes it over. Norms that read a sum (Wide-ResNet's) stay.
 
     Args:
-        graph: the "eval" graph of `segmenter.graphs`, whose `params` and `stats` these are.
+        graph: the "eval" graph of `segmenter.graphs`, whose `params` and `stats` these are, in
+            arrays of NumPy or JAX, or traced.
 
     Returns:
         graph, params and stats of the network without them.
@@ -67,12 +67,12 @@ def _fold(convolution, norm) -> bool:
     if not (isinstance(convolution, Conv) and isinstance(norm, BatchNorm)):
         return False
     kernel, scale, offset, mean, var = (
-        np.asarray(each.get_value())
+        each.get_value()
         for each in (convolution.kernel, norm.scale, norm.bias, norm.mean, norm.var)
     )
-    scale = np.abs(scale) + norm.eps if norm.absolute_scale else scale
-    slope = scale / np.sqrt(var + norm.eps)
-    bias = 0 if convolution.bias is None else np.asarray(convolution.bias.get_value())
+    scale = abs(scale) + norm.eps if norm.absolute_scale else scale
+    slope = scale / (var + norm.eps) ** 0.5
+    bias = 0 if convolution.bias is None else convolution.bias.get_value()
     convolution.kernel.set_value((kernel * slope).astype(kernel.dtype))
     convolution.bias = nnx.data(nnx.Param(((bias - mean) * slope + offset).astype(kernel.dtype)))
     return True

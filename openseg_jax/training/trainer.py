@@ -23,10 +23,8 @@ from openseg_jax.data.folder import dataset_of
 from openseg_jax.data.pipeline import check_data, measured, training_batches
 from openseg_jax.errors import UserError
 from openseg_jax.evaluation import evaluator
-from openseg_jax.evaluation.inference import local_weights
 from openseg_jax.models import segmenter
 from openseg_jax.parallel import batch_specs, make_mesh, replicate, shard_batch
-from openseg_jax.preprocessing import compute_dtype
 from openseg_jax.recipes.backbones import BACKBONES
 from openseg_jax.training import checkpoint, optimizer, safety
 from openseg_jax.training.checkpoint import Checkpoints, save_config
@@ -75,8 +73,8 @@ def train(config, workdir: Path, extend: bool = False) -> None:
                 logs.say(f"Random weights; recipes start this backbone from {weights} (init_from).")
             if start:
                 logs.say(f"Going on from step {start} in {workdir}.")
-            predict = evaluator.make_inference(config, graphs["eval"])
-            run = Run(config, settings, workdir, mesh, graphs, predict, checkpoints, logs)
+            evaluate = evaluator.make_evaluate(config, graphs["eval"], state)
+            run = Run(config, settings, workdir, mesh, graphs, evaluate, checkpoints, logs)
             _loop(run, state, batches)
 
 
@@ -89,7 +87,7 @@ class Run:
     workdir: Path
     mesh: Mesh
     graphs: dict
-    predict: Callable
+    evaluate: Callable
     checkpoints: Checkpoints
     logs: Logs
 
@@ -154,10 +152,8 @@ def _with_statistics(run: Run, weights: dict, batches: Iterator[dict]) -> dict:
 def _evaluate(run: Run, state: dict, step: int) -> float:
     """Evaluates, logs and reports; the mIoU (NaN where there is none)."""
     config, logs, workdir = run.config, run.logs, run.workdir
-    dtype = compute_dtype(config.dtype).name
     with logs.pause():
-        weights = local_weights(state.get("average", state))
-        result, pictures = evaluator.evaluate(config, run.predict, weights, step, workdir, dtype)
+        result, pictures = run.evaluate(state.get("average", state), step, workdir)
         logs.evaluation(step, result, pictures)
         if jax.process_index() == 0:
             report = report_html.write_report(workdir)
@@ -208,13 +204,10 @@ def evaluate_only(config, workdir: Path) -> dict:
     arrays, trained_with = checkpoint.load(folder)
     config_checks.check_same_network(trained_with, config_lib.to_dict(config))
     filled = checkpoint.fill({"params": params, "stats": stats}, arrays, str(folder))
-    dtype = compute_dtype(config.dtype)
-    predict = evaluator.make_inference(config, graphs["eval"])
+    evaluate = evaluator.make_evaluate(config, graphs["eval"], filled)
     step = int(folder.name)
     start = time.perf_counter()
-    result, _ = evaluator.evaluate(
-        config, predict, local_weights(filled), step, workdir, dtype.name
-    )
+    result, _ = evaluate(filled, step, workdir)
     if jax.process_index() == 0:
         print(evaluator.table(result))
         print(f"{folder} in {time.perf_counter() - start:.1f} s")
